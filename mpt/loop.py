@@ -1,0 +1,160 @@
+"""The device loop: many steps of `model.train_step` a call, no step waiting for the host.
+
+What a step measures is written on the device into a ring of rows, and read by the host once a log
+interval. Keras's semantics, and a user's own `train_step`, hold: it is `model.train_step` that runs.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Batch = Any
+Step = Callable[[Batch], None]
+
+
+class TrainLoop:
+    """Runs training steps on the device and keeps a row of measurements for each.
+
+    Args:
+        step: one training step on a batch, called in cross-replica context.
+        measure: the step's measurements as float32 scalars, called after it; in a fixed order.
+        iterator: an endless iterator of batches; it lives as long as the loop.
+        rows: how many steps the ring holds: the longest distance between two drains.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        measure: Callable[[], dict[str, tf.Tensor]],
+        iterator: Iterator[Batch],
+        rows: int,
+    ):
+        self._step = step
+        self._measure = measure
+        self._iterator = iterator
+        self._rows = rows
+        self._columns: list[str] = []
+        self._ring: tf.Variable | None = None
+        self._position = tf.Variable(0, dtype=tf.int64, trainable=False, name="ring_position")
+        self._drained = 0
+        self._steps = tf.function(self._run_steps, reduce_retracing=True)
+
+    def run(self, count: int) -> None:
+        """Run `count` steps. Returns when they are queued, which on a CPU is when they are done.
+
+        One trace serves every `count`, so results do not depend on how steps are grouped.
+        """
+        self._steps(self._iterator, tf.constant(count, tf.int64))
+
+    def drain(self) -> dict[str, np.ndarray]:
+        """The rows written since the last drain: name -> float32 array of shape (steps,).
+
+        Waits for the device. The names are those of `measure` and `data_wait`, the seconds that
+        the step waited for its batch.
+        """
+        position = int(self._position.numpy())
+        count = position - self._drained
+        assert count <= self._rows, "the ring was overwritten before it was drained"
+        assert self._ring is not None
+        ring = self._ring.numpy()
+        index = np.arange(self._drained, position) % self._rows
+        self._drained = position
+        return dict(zip(self._columns, ring[index].T, strict=True))
+
+    def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
+        for _ in tf.range(count):
+            # One step at a time: overlapping steps only compete for memory and cores.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(iterator)
+            with tf.control_dependencies(_tensors(batch)):
+                received = tf.timestamp()
+            self._step(batch)
+            measured = self._measure()
+            measured["data_wait"] = tf.cast(received - asked, tf.float32)
+            self._write(measured)
+
+    @tf.autograph.experimental.do_not_convert
+    def _write(self, measured: dict[str, tf.Tensor]) -> None:
+        self._columns = list(measured)
+        if self._ring is None:
+            with tf.init_scope():
+                shape = (self._rows, len(self._columns))
+                self._ring = tf.Variable(tf.zeros(shape), trainable=False, name="ring")
+        position = self._position.read_value()
+        self._ring.scatter_nd_update(
+            [[tf.math.floormod(position, self._rows)]], [tf.stack(list(measured.values()))]
+        )
+        self._position.assign(position + 1)
+
+
+class EvaluationLoop:
+    """Runs `model.test_step` over a whole pass of the validation data, on the device.
+
+    Args:
+        model: compiled; its metrics are reset before a pass and put back after it.
+        strategy: the strategy under which the model was made.
+        iterator: endless repetitions of the same pass of `batches` batches.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        iterator: Iterator[Batch],
+        batches: int,
+    ):
+        self._model = model
+        self._strategy = strategy
+        self._iterator = iterator
+        self._batches = batches
+        self._steps = tf.function(self._run_steps, reduce_retracing=True)
+
+    def run(self) -> dict[str, float]:
+        """Evaluate once: metric name -> value. The training metrics are left as they were."""
+        kept = [(v, v.numpy()) for v in _components(self._model.metrics_variables)]
+        self._model.reset_metrics()
+        self._steps(self._iterator, tf.constant(self._batches, tf.int64))
+        result = metric_values(self._model)
+        for variable, value in kept:
+            variable.assign(value)
+        return result
+
+    def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
+        for _ in tf.range(count):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            self._strategy.run(self._model.test_step, args=(next(iterator),))
+
+
+def metric_values(model: keras.Model) -> dict[str, float]:
+    """The metrics' present values, by name, as Python floats; metrics of dicts are flattened."""
+    values: dict[str, float] = {}
+    for name, value in model.get_metrics_result().items():
+        if isinstance(value, dict):
+            values.update({f"{name}_{key}": float(np.asarray(v)) for key, v in value.items()})
+        else:
+            values[name] = float(np.asarray(value))
+    return values
+
+
+def iterate(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterator[Batch]:
+    """One iterator over `dataset`, its batches split over the strategy's replicas."""
+    if strategy.num_replicas_in_sync > 1:
+        dataset = strategy.experimental_distribute_dataset(dataset)
+    return iter(dataset)
+
+
+def _components(variables: list[keras.Variable]) -> list[tf.Variable]:
+    """The TensorFlow variables behind Keras's: one a replica where they are distributed."""
+    values = [variable.value for variable in variables]
+    return [part for value in values for part in getattr(value, "values", [value])]
+
+
+def _tensors(batch: Batch) -> list[tf.Tensor]:
+    """The tensors of a batch, those of each replica where it is distributed."""
+    leaves = tf.nest.flatten(batch)
+    return [part for leaf in leaves for part in getattr(leaf, "values", [leaf])]

@@ -1,0 +1,134 @@
+"""Achieved compute.
+
+Tags:
+    compute/model_flops_per_second: model FLOPs a second: three times the forward pass's (once
+        forward, twice backward), the usual estimate; recomputation and the optimizer do not count.
+    compute/utilization: that, over the matrix-product peak measured on this device, 0 to 1.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from math import prod
+
+import keras
+import tensorflow as tf
+
+from mpt.telemetry.window import Window
+
+_SHAPE = re.compile(r"^\s*(?:ROOT )?(%?[\w.\-]+) = \w+\[([\d,]*)\]")
+_CALL = re.compile(r" (dot|convolution)\(([^)]*)\)(.*)$")
+_CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_LABELS = re.compile(r"dim_labels=\w+_(\w+)->")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What relates a rate of examples to a rate of floating-point operations."""
+
+    forward_flops: float | None
+    peak: float | None
+
+    def flops_per_second(self, examples_per_second: float | None) -> float | None:
+        if not self.forward_flops or examples_per_second is None:
+            return None
+        return 3 * self.forward_flops * examples_per_second
+
+    def utilization(self, flops_per_second: float | None) -> float | None:
+        if not self.peak or flops_per_second is None:
+            return None
+        return flops_per_second / self.peak
+
+    def tags(self, window: Window) -> dict[str, float]:
+        """This module's tags for one window; absent where FLOPs or peak could not be measured."""
+        rate = window.examples / window.seconds if window.seconds else None
+        achieved = self.flops_per_second(rate)
+        values = {
+            "compute/model_flops_per_second": achieved,
+            "compute/utilization": self.utilization(achieved),
+        }
+        return {tag: value for tag, value in values.items() if value is not None}
+
+
+def forward_flops(model: keras.Model, inputs: object) -> float | None:
+    """FLOPs of one forward pass on one example: two for each multiply and add.
+
+    Counted over the matrix products and convolutions of the HLO that XLA makes of the model; a
+    loop's body counts once.
+
+    Args:
+        inputs: the model's inputs as `tf.TensorSpec`s, batch first.
+
+    Returns:
+        None where XLA cannot lower the model.
+    """
+    one = tf.nest.map_structure(
+        lambda spec: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype), inputs
+    )
+    try:
+        forward = tf.function(lambda x: model(x, training=False), jit_compile=True)
+        hlo = forward.experimental_get_compiler_ir(one)(stage="hlo")
+    except (tf.errors.OpError, ValueError, TypeError, NotImplementedError):
+        return None
+    return count_flops(hlo)
+
+
+def count_flops(hlo: str) -> float:
+    """FLOPs of the `dot` and `convolution` instructions in an HLO module's text."""
+    shapes: dict[str, list[int]] = {}
+    total = 0.0
+    for line in hlo.splitlines():
+        defined = _SHAPE.match(line)
+        if not defined:
+            continue
+        name, dims = defined.groups()
+        shapes[name.lstrip("%")] = output = [int(d) for d in dims.split(",") if d]
+        call = _CALL.search(line)
+        if not call:
+            continue
+        operation, operands, attributes = call.groups()
+        lhs, rhs = (shapes[o.split()[-1].lstrip("%")] for o in _split_operands(operands))
+        if operation == "dot":
+            contracting = _CONTRACTING.search(attributes)
+            dimensions = contracting.group(1) if contracting else ""
+            depth = prod(lhs[int(d)] for d in dimensions.split(",") if d)
+        else:
+            labels = _LABELS.search(attributes)
+            assert labels, line
+            depth = prod(size for size, label in zip(rhs, labels.group(1), strict=True) if label != "o")
+        total += 2.0 * prod(output) * depth
+    return total
+
+
+def _split_operands(operands: str) -> list[str]:
+    """Operands of a call; commas inside shapes and layouts do not separate them."""
+    return re.split(r",\s*(?![^\[{]*[\]}])", operands.strip())
+
+
+def matmul_peak(dtype: str, *, budget_seconds: float = 0.3) -> float | None:
+    """Highest rate of a square matrix product on the default device, FLOP/s.
+
+    Sizes double until one product takes 10 ms (or 8192 is reached); the fastest of the
+    repetitions counts. None where `dtype` has no matrix product there.
+    """
+    product = tf.function(lambda a, b: tf.reduce_max(tf.cast(tf.matmul(a, b)[:1, :1], tf.float32)))
+    best, size = 0.0, 128
+    end = time.perf_counter() + budget_seconds
+    try:
+        while size <= 8192 and time.perf_counter() < end:
+            a = tf.ones((size, size), dtype)
+            product(a, a).numpy()
+            shortest = float("inf")
+            for _ in range(4):
+                start = time.perf_counter()
+                product(a, a).numpy()
+                shortest = min(shortest, time.perf_counter() - start)
+                if time.perf_counter() > end:
+                    break
+            best = max(best, 2.0 * size**3 / shortest)
+            if shortest > 0.01:
+                break
+            size *= 2
+    except (tf.errors.OpError, TypeError):
+        return None
+    return best or None

@@ -1,0 +1,92 @@
+"""Throughput.
+
+Tags:
+    throughput/examples_per_second: examples trained on a second, over the log interval.
+    throughput/steps_per_second: steps a second.
+    throughput/step_time_ms: mean time of a step, ms.
+    throughput/data_wait_fraction: share of the time in which a step waited for its batch, 0 to 1.
+
+Evaluation and saving are not counted. The report's figures leave the warm-up out.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mpt.telemetry.window import Window
+
+
+def tags(window: Window) -> dict[str, float]:
+    """This module's tags for one window."""
+    if not window.seconds:
+        return {}
+    return {
+        "throughput/examples_per_second": window.examples / window.seconds,
+        "throughput/steps_per_second": window.steps / window.seconds,
+        "throughput/step_time_ms": 1e3 * window.seconds / window.steps,
+        "throughput/data_wait_fraction": _wait_fraction(
+            float(window.rows["data_wait"].sum()), window.seconds
+        ),
+    }
+
+
+@dataclass
+class Throughput:
+    """Times of the steps after the warm-up, for the report."""
+
+    warmup_steps: int
+    batch_size: int
+    _steps: list[int] = field(default_factory=list)
+    _seconds: list[float] = field(default_factory=list)
+    _data_wait: float = 0.0
+    _waited_seconds: float = 0.0
+
+    def add(self, last_step: int, steps: int, seconds: float) -> None:
+        """Count `steps` steps ending at `last_step`, unless any belongs to the warm-up."""
+        if last_step - steps >= self.warmup_steps:
+            self._steps.append(steps)
+            self._seconds.append(seconds)
+
+    def add_wait(self, window: Window) -> None:
+        """Count the window's waiting for data, unless any of it belongs to the warm-up."""
+        if window.step - window.steps >= self.warmup_steps:
+            self._data_wait += float(window.rows["data_wait"].sum())
+            self._waited_seconds += window.seconds
+
+    def extend_warmup(self, step: int) -> None:
+        """Leave out all steps up to `step`: they were spent on measuring."""
+        self.warmup_steps = max(self.warmup_steps, step)
+        self._steps.clear()
+        self._seconds.clear()
+
+    @property
+    def measured_steps(self) -> int:
+        return sum(self._steps)
+
+    def summary(self) -> dict[str, object]:
+        """The report's `throughput`; what no step after the warm-up measured is None."""
+        measured = self.measured_steps
+        summary: dict[str, object] = {
+            "examples_per_second": None,
+            "step_time_ms": None,
+            "warmup_steps": self.warmup_steps,
+            "measured_steps": measured,
+            "data_wait_fraction": None,
+        }
+        if measured:
+            steps = np.asarray(self._steps)
+            seconds = np.asarray(self._seconds)
+            times = np.repeat(1e3 * seconds / steps, steps)
+            summary["examples_per_second"] = measured * self.batch_size / float(seconds.sum())
+            summary["step_time_ms"] = {
+                "median": float(np.median(times)),
+                "p10": float(np.percentile(times, 10)),
+                "p90": float(np.percentile(times, 90)),
+            }
+        if self._waited_seconds:
+            summary["data_wait_fraction"] = _wait_fraction(self._data_wait, self._waited_seconds)
+        return summary
+
+
+def _wait_fraction(waited: float, seconds: float) -> float:
+    return min(1.0, waited / seconds)
