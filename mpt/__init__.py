@@ -1,0 +1,3 @@
+"""Train Keras models in mixed precision, and see what the numbers do."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,40 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: help train test test-all lint format bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+train: $(VENV)/.installed ## Train; ARGS="precision=mixed_float16" passes overrides on
+	$(BIN)/mpt train $(ARGS)
+
+test: $(VENV)/.installed-test ## Run the tests, without the slow ones
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
+
+test-all: $(VENV)/.installed-test ## Run all tests that this machine can
+	$(PYTEST) $(ARGS)
+
+lint: $(VENV)/.installed-lint ## Check style, types and the direction of imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: $(VENV)/.installed-lint ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## Measure the step time against bare Keras (tens of minutes)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove the environment and what was built; runs stay
+	rm -rf $(VENV) build dist .*_cache *.egg-info
+
+# One stamp an extra, so that nothing is installed again until pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
