@@ -1,0 +1,3 @@
+def build(*, source: str, batch_size: int, seed: int, validation_fraction: float | None = None,
+          shuffle: bool = True, examples: int | None = None, name: str | None = None): ...
+# source: mnist | cifar10 | cifar100 | fashion_mnist; name null: source
