@@ -4,6 +4,7 @@ What a step measures is written on the device into a ring of rows, and read by t
 interval. Keras's semantics, and a user's own `train_step`, hold: it is `model.train_step` that runs.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,6 +49,22 @@ class TrainLoop:
         One trace serves every `count`, so results do not depend on how steps are grouped.
         """
         self._steps(self._iterator, tf.constant(count, tf.int64))
+
+    def wait(self) -> None:
+        """Wait until the device has done all steps that are queued."""
+        self._position.numpy()
+
+    def rehearse(self, count: int, iterator: Iterator[Batch]) -> float:
+        """Run `count` steps on other data and forget their rows; their time, s.
+
+        The caller puts back what the steps changed.
+        """
+        start = time.perf_counter()
+        self._steps(iterator, tf.constant(count, tf.int64))
+        self.wait()
+        seconds = time.perf_counter() - start
+        self._position.assign(self._drained)
+        return seconds
 
     def drain(self) -> dict[str, np.ndarray]:
         """The rows written since the last drain: name -> float32 array of shape (steps,).

@@ -36,3 +36,9 @@ class Window:
         """Mean loss of the steps that were applied; NaN where none was."""
         applied = self.rows["loss"][self.rows["finite"] > 0]
         return float(applied.mean(dtype=np.float64)) if applied.size else float("nan")
+
+    @property
+    def train_values(self) -> dict[str, float]:
+        """The `train/*` tags: the steps' mean loss, and Keras's metrics since the epoch began."""
+        values = {f"train/{name}": value for name, value in self.metrics.items()}
+        return {**values, "train/loss": self.loss}

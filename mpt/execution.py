@@ -1,0 +1,94 @@
+"""How the step is executed: with XLA or without, and the loop that runs it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mpt import loss_scale, precision, tuning
+from mpt.loop import TrainLoop, iterate
+from mpt.preparation import Prepared
+
+# Shortest expected run, s, for which XLA is tried: it compiles for tens of seconds on a CPU.
+WORTHWHILE_SECONDS = {"cpu": 300.0, "gpu": 60.0}
+
+
+def make_loop(prepared: Prepared) -> tuple[TrainLoop, tuning.JitChoice]:
+    """The training loop over an endless iterator, and whether XLA compiles its step."""
+    trainer = prepared.config.trainer
+    iterator = iterate(prepared.data.train, prepared.strategy)
+    choice = tuning.choose_jit(
+        trainer.jit_compile,
+        device_kind=prepared.device.kind,
+        replicas=prepared.strategy.num_replicas_in_sync,
+        deterministic=prepared.config.device.deterministic,
+    )
+    if choice is not None:
+        if not choice.enabled:
+            _fuse(prepared)
+        return _loop(prepared, iterator, jit=choice.enabled), choice
+    _fuse(prepared)
+    plain = _loop(prepared, iterator, jit=False)
+    compiled: TrainLoop | None = None
+
+    def compile_step() -> tuning.Timed:
+        nonlocal compiled
+        compiled = _loop(prepared, iterator, jit=True)
+        return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
+
+    rehearsal = iterate(prepared.data.train, prepared.strategy)
+    with _restored(prepared):
+        choice = tuning.measure_jit(
+            lambda steps: plain.rehearse(steps, rehearsal),
+            compile_step,
+            total_steps=prepared.total_steps,
+            worthwhile_seconds=WORTHWHILE_SECONDS[prepared.device.kind],
+        )
+    if not choice.enabled:
+        return plain, choice
+    assert compiled is not None
+    precision.unfuse(prepared.model)
+    return compiled, choice
+
+
+def _loop(prepared: Prepared, iterator: Iterator[Any], *, jit: bool) -> TrainLoop:
+    model, optimizer = prepared.model, prepared.optimizer
+    step = tf.function(model.train_step, jit_compile=True) if jit else model.train_step
+    return TrainLoop(
+        loss_scale.guarded(model, step, prepared.strategy),
+        optimizer.telemetry,
+        iterator,
+        rows=prepared.config.trainer.log_every,
+    )
+
+
+def _rehearse_compiled(
+    prepared: Prepared, loop: TrainLoop, steps: int, iterator: Iterator[Any]
+) -> float:
+    """Time steps under XLA, whose kernels are not to be mixed with the fused ones."""
+    with precision.unfused(prepared.model):
+        return loop.rehearse(steps, iterator)
+
+
+def _fuse(prepared: Prepared) -> None:
+    if prepared.config.precision.fused_batch_norm:
+        precision.fuse(prepared.model)
+
+
+@contextmanager
+def _restored(prepared: Prepared) -> Iterator[None]:
+    """Put every variable of the model and the optimizer back to its value of before."""
+    model: keras.Model = prepared.model
+    variables = {
+        id(v): v
+        for v in [*model.variables, *model.metrics_variables, *prepared.optimizer.variables]
+    }
+    kept = [(v, np.asarray(v.numpy())) for v in variables.values()]
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            variable.assign(value)

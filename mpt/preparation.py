@@ -1,0 +1,202 @@
+"""From a configuration to the parts of a run, checked by a dry run, before anything is written."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mpt import device as devices
+from mpt import instantiate, objective, precision
+from mpt.data import Data
+from mpt.device import Device
+from mpt.errors import ConfigurationError
+from mpt.loss_scale import LossScaleOptimizer
+from mpt.precision import Choice
+from mpt.schema import TrainConfig
+from mpt.stopping import Best
+
+
+@dataclass
+class Prepared:
+    """The parts of a run.
+
+    Attributes:
+        batch: one training batch: what the dry run saw.
+        total_steps: steps to train.
+        warnings: what the user should know before it starts.
+    """
+
+    config: TrainConfig
+    device: Device
+    strategy: tf.distribute.Strategy
+    choice: Choice
+    data: Data
+    model: keras.Model
+    optimizer: LossScaleOptimizer
+    batch: Any
+    total_steps: int
+    best: Best
+    callbacks: list[keras.callbacks.Callback]
+    warnings: list[str]
+
+
+def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
+    """Build everything that `config` names and try one batch through it.
+
+    Raises:
+        ConfigurationError: the configuration or the input cannot be used.
+    """
+    device = devices.prepare(
+        **{k: v for k, v in asdict(config.device).items() if k != "strategy"}
+    )
+    strategy = devices.strategy(config.device.strategy)
+    keras.utils.set_random_seed(config.seed)
+    choice = precision.choose(config.precision.policy, device, config.precision.tf32)
+    devices.set_tf32(choice.tf32)
+    data = instantiate.call(
+        config.dataset,
+        where="dataset",
+        allow=allow,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    total_steps = config.trainer.steps or config.trainer.epochs * data.steps_per_epoch
+    with strategy.scope():
+        model = _model(config, choice, data, allow)
+        optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
+        _compile(config, model, optimizer, data, allow)
+        batch = next(iter(data.train))
+        objective.check_shapes(model, data)
+        precision.verify(model, batch)
+        model._symbolic_build(data_batch=batch)
+        optimizer.build(model.trainable_variables)
+    return Prepared(
+        config,
+        device,
+        strategy,
+        choice,
+        data,
+        model,
+        optimizer,
+        batch,
+        total_steps,
+        best=_best(config, model, data),
+        callbacks=[
+            instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
+            for i, node in enumerate(config.trainer.callbacks)
+        ],
+        warnings=[*choice.warnings, *warnings],
+    )
+
+
+def _model(
+    config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...]
+) -> keras.Model:
+    """The model under its policy, with the weights it starts from."""
+    model = precision.build(
+        lambda: instantiate.call(
+            config.model, where="model", allow=allow, shape=data.shape, classes=data.classes
+        ),
+        policy=choice.policy,
+        head=config.precision.head,
+        overrides=config.precision.overrides,
+    )
+    if config.init_from is not None:
+        _load_weights(model, Path(config.init_from))
+    return model
+
+
+def _load_weights(model: keras.Model, path: Path) -> None:
+    """Start from the weights in a .keras or .weights.h5 file, or in a run's folder."""
+    file = path / "model.keras" if path.is_dir() else path
+    where = f"init_from={path}"
+    if not file.is_file():
+        raise ConfigurationError(f"There are no weights at {file}.", where=where)
+    try:
+        if file.suffix == ".keras":
+            source = keras.saving.load_model(file, compile=False, safe_mode=True)
+            model.set_weights(source.get_weights())
+        else:
+            model.load_weights(file)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"The weights do not fit the model: {str(error).splitlines()[0]}",
+            where=where,
+            remedy="name a file saved from a model of the same layers and shapes",
+        ) from error
+
+
+def _optimizer(
+    config: TrainConfig,
+    model: keras.Model,
+    choice: Choice,
+    total_steps: int,
+    allow: tuple[str, ...],
+) -> tuple[LossScaleOptimizer, list[str]]:
+    """The optimizer in its loss-scaling wrapper, always explicit; and warnings about it."""
+    settings = asdict(config.loss_scale)
+    settings.pop("max_consecutive_skips")
+    float16 = precision.computes_float16(model)
+    warnings = []
+    if settings["mode"] == "auto":
+        settings["mode"] = "dynamic" if float16 else "none"
+    elif settings["mode"] == "fixed" and not float16:
+        warnings.append("loss_scale.mode=fixed has no use: no layer computes in float16.")
+    elif settings["mode"] == "none" and float16:
+        warnings.append(
+            "loss_scale.mode=none with float16: gradients below 6e-8 become zero unseen."
+        )
+    inner = instantiate.call(
+        config.optimizer, where="optimizer", allow=allow, total_steps=total_steps
+    )
+    return (
+        LossScaleOptimizer(
+            inner,
+            compute_dtype="float16" if float16 else keras.DTypePolicy(choice.policy).compute_dtype,
+            statistics_every=config.trainer.log_every if config.telemetry.gradients else 0,
+            **settings,
+        ),
+        warnings,
+    )
+
+
+def _compile(
+    config: TrainConfig,
+    model: keras.Model,
+    optimizer: LossScaleOptimizer,
+    data: Data,
+    allow: tuple[str, ...],
+) -> None:
+    """Compile the model with the configured loss and metrics."""
+    objective.compile_model(
+        model,
+        optimizer,
+        loss=instantiate.resolve(config.loss, where="loss", allow=allow),
+        metrics=instantiate.resolve(config.metrics, where="metrics", allow=allow),
+        data=data,
+    )
+
+
+def _best(config: TrainConfig, model: keras.Model, data: Data) -> Best:
+    """The monitored tag: as configured, or the loss where the default tag does not exist."""
+    parts = ["train"] if data.validation is None else ["validation", "train"]
+    tags = [f"{part}/{name}" for part in parts for name in _metric_names(model)]
+    tag = config.monitor
+    if tag not in tags:
+        if tag != TrainConfig.monitor:
+            raise ConfigurationError(
+                f"No such metric: {tag}.", where="monitor", allowed=tags, value=tag
+            )
+        tag = f"{parts[0]}/accuracy" if f"{parts[0]}/accuracy" in tags else f"{parts[0]}/loss"
+    stopping = config.trainer.early_stopping
+    mode = objective.monitored(tag, config.monitor_mode)
+    return Best(tag, mode, stopping.min_delta, stopping.patience)
+
+
+def _metric_names(model: keras.Model) -> list[str]:
+    names: list[str] = []
+    for name, value in model.get_metrics_result().items():
+        names += [f"{name}_{key}" for key in value] if isinstance(value, dict) else [name]
+    return names
