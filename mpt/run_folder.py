@@ -82,16 +82,15 @@ class RunFolder:
         """Write `text` to the file `name`, atomically: a reader sees the old file or the new."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
                 file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
         return target
@@ -169,12 +168,6 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             ) from error
         rows.append({key: decode(value) for key, value in row.items()})
     return rows
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,133 @@
+"""TensorBoard event files, written without TensorFlow.
+
+A scalar is stored as a float32, as TensorBoard's format has it: `EventAccumulator.Scalars(tag)`
+reads it. The file is flushed by `flush`, which the run calls at every logged step.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.text import metadata as text_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+# Category -> chart -> patterns of the tags drawn in it.
+DASHBOARD: dict[str, dict[str, tuple[str, ...]]] = {
+    "Training": {
+        "loss": (r"^(train|validation)/loss$",),
+        "accuracy": (r"^(train|validation)/.*accuracy$",),
+        "learning rate": (r"^optimizer/learning_rate$",),
+    },
+    "Loss scale": {
+        "scale": (r"^loss_scale/scale$",),
+        "skipped steps": (r"^loss_scale/skipped_steps$", r"^loss_scale/consecutive_skips$"),
+        "skip rate": (r"^loss_scale/skip_rate$",),
+    },
+    "Gradients": {
+        "global norm": (r"^gradients/global_norm$",),
+        "largest scaled gradient": (r"^gradients/max_abs$",),
+        "headroom (bits)": (r"^gradients/headroom_bits$",),
+        "lost to underflow": (r"^gradients/zero_fraction$", r"^gradients/subnormal_fraction$"),
+    },
+    "Throughput": {
+        "examples a second": (r"^throughput/examples_per_second$",),
+        "step time (ms)": (r"^throughput/step_time_ms$",),
+        "waiting for data": (r"^throughput/data_wait_fraction$",),
+        "model FLOP/s": (r"^compute/model_flops_per_second$",),
+        "utilization": (r"^compute/utilization$",),
+    },
+    "Memory": {
+        "device (bytes)": (r"^memory/device_peak_bytes$", r"^memory/device_in_use_bytes$"),
+        "host (bytes)": (r"^memory/host_rss_bytes$",),
+    },
+}
+
+
+class Board:
+    """One event file in `log_dir`, which is made if need be. Use `close`, or `with`.
+
+    Attributes:
+        path: the event file.
+    """
+
+    def __init__(self, log_dir: str | Path):
+        folder = Path(log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / name
+        self._writer = RecordWriter(open(self.path, "xb"))  # noqa: SIM115, closed by `close`
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Write one value a tag. NaN and infinities are written as they are; None is left out."""
+        summary = Summary()
+        for tag, value in values.items():
+            if value is not None:
+                summary.value.add(tag=tag, simple_value=float(value))
+        if summary.value:
+            self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+        """Write a text, shown as Markdown on the Text page."""
+        self._string(tag, markdown.encode(), text_metadata.create_summary_metadata(tag, ""), step)
+
+    def layout(self) -> None:
+        """Write `DASHBOARD`, the layout of the Custom Scalars page."""
+        layout = layout_pb2.Layout()
+        for title, charts in DASHBOARD.items():
+            category = layout.category.add(title=title)
+            for chart, patterns in charts.items():
+                content = layout_pb2.MultilineChartContent(tag=patterns)
+                category.chart.add(title=chart, multiline=content)
+        self._string(
+            layout_metadata.CONFIG_SUMMARY_TAG,
+            layout.SerializeToString(),
+            layout_metadata.create_summary_metadata(),
+            step=0,
+        )
+
+    def flush(self) -> None:
+        """Hand what was written to the system, so that readers see it."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file; to close it again does no harm."""
+        if not self._writer.closed:
+            self._writer.close()
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _string(self, tag: str, content: bytes, metadata: SummaryMetadata, step: int) -> None:
+        tensor = TensorProto(dtype=DT_STRING, string_val=[content])
+        tensor.tensor_shape.SetInParent()  # a scalar: a shape, without dimensions
+        value = Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
+
+    def _write(self, event: Event) -> None:
+        self._writer.write(event.SerializeToString())
+
+
+def read_tags(log_dir: str | Path) -> set[str]:
+    """The tags of the scalars in a folder's event files, by TensorBoard's own reader.
+
+    No folder, no tags. It imports TensorFlow where that is installed.
+    """
+    if not Path(log_dir).is_dir():
+        return set()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(log_dir), size_guidance={"scalars": 1})
+    return set(reader.Reload().Tags()["scalars"])
