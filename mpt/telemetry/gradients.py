@@ -2,8 +2,8 @@
 
 Tags (TensorBoard and metrics.jsonl) and units:
     gradients/global_norm         L2 norm of all gradients, unscaled, before clipping
-    gradients/max_abs             largest absolute value of the scaled gradients; inf on an overflow
-    gradients/headroom_bits       bits left between that value and the compute dtype's largest number
+    gradients/max_abs             largest absolute value of the scaled gradients; inf on overflow
+    gradients/headroom_bits       bits left from that value to the compute dtype's largest number
     gradients/zero_fraction       share of gradient elements that are exactly zero, 0 to 1
     gradients/subnormal_fraction  share below the compute dtype's smallest normal number, not zero
 
