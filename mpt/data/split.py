@@ -1,0 +1,62 @@
+"""Draws of rows, by class where there are classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpt.errors import ConfigurationError
+
+
+def draw(y: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """`count` of the rows of `y`, each class in its share, ascending int64; all where it is None.
+
+    Raises:
+        ConfigurationError: more rows are asked for than there are, or fewer than one.
+    """
+    rows = np.arange(len(y))
+    if count is None:
+        return rows
+    if not 1 <= count <= len(y):
+        raise ConfigurationError(
+            f"{count} examples are asked for, there are {len(y)}",
+            where="dataset.examples",
+            allowed=[f"1 to {len(y)}", "null"],
+        )
+    return np.sort(rows[_spread(y, count, np.random.default_rng((seed, 1)))])
+
+
+def split(
+    y: np.ndarray, rows: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`rows` in two parts, for training and for validation, both ascending.
+
+    Args:
+        y: labels; where they are one integer a row, each class is split in the same ratio, to
+            within one row.
+        rows: of `y`, to be split.
+        fraction: share for validation, in [0, 1).
+        seed: of the draw.
+
+    Raises:
+        ConfigurationError: the fraction leaves no row for validation.
+    """
+    if fraction == 0:
+        return rows, rows[:0]
+    count = round(len(rows) * fraction)
+    if count == 0:
+        raise ConfigurationError(
+            f"{fraction:g} of {len(rows)} examples is less than one",
+            where="dataset.validation_fraction",
+            remedy="take more examples, a larger fraction, or 0 for no validation",
+        )
+    held_out = np.zeros(len(rows), bool)
+    held_out[_spread(y[rows], count, np.random.default_rng((seed, 2)))] = True
+    return rows[~held_out], rows[held_out]
+
+
+def _spread(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """`count` positions in `y`, drawn evenly from each class."""
+    order = random.permutation(len(y))
+    if y.ndim == 1 and y.dtype.kind in "iu":
+        order = order[np.argsort(y[order], kind="stable")]
+    return order[((np.arange(count) + 0.5) * len(y) / count).astype(np.int64)]
