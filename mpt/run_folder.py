@@ -95,7 +95,9 @@ class RunFolder:
         _sync_folder(target.parent)
         return target
 
-    def write_hydra(self, *, config: str, overrides: str = "[]\n", hydra: str | None = None) -> None:
+    def write_hydra(
+        self, *, config: str, overrides: str = "[]\n", hydra: str | None = None
+    ) -> None:
         """Write YAML texts to `.hydra/`, as Hydra itself lays them."""
         texts = {"config": config, "overrides": overrides, "hydra": hydra}
         for name, text in texts.items():

@@ -1,0 +1,221 @@
+"""A run's report as lines and a table for a console."""
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from mpt.report.numbers import count, number, rate, size
+from mpt.report.run_report import RunReport
+
+NOT_MEASURED = "not measured"
+# Artifact -> what it is for, in the order in which one looks.
+NEXT = {
+    "report": "all figures",
+    "metrics": "one row a logged step",
+    "tensorboard": "tensorboard --logdir {path}",
+    "model": "keras.saving.load_model",
+    "precision": "dtypes of each layer",
+    "log": "what the console said",
+}
+
+
+def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[str, str]]:
+    """What is known before training, as (label, text)."""
+    device, precision, execution = report.device, report.precision, report.execution
+    capability = device.compute_capability
+    described = [device.name or device.kind or NOT_MEASURED]
+    if device.count is not None and device.count > 1:
+        described.append(f"x {device.count}")
+    if capability:
+        described.append(f"compute capability {'.'.join(map(str, capability))}")
+    asked = "" if precision.requested == precision.policy else f" (asked: {precision.requested})"
+    rows = [
+        ("run", report.name),
+        ("device", f"{device.kind}: {', '.join(described)}"),
+        ("precision", f"{precision.policy}{asked}: {precision.reason}"),
+        ("loss scale", _loss_scale_settings(report)),
+        ("model", _model(report)),
+        ("data", _data(report)),
+        ("batch", _batch(report, total_steps)),
+    ]
+    if execution.strategy not in (None, "none"):
+        rows.append(("strategy", str(execution.strategy)))
+    return rows
+
+
+def closing_table(report: RunReport) -> Table:
+    """What came of the run; what was not measured says so."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in closing_rows(report):
+        table.add_row(Text(label), Text(text))
+    return table
+
+
+def closing_rows(report: RunReport) -> list[tuple[str, str]]:
+    """The rows of `closing_table`."""
+    status = report.status
+    if report.reason is not None:
+        at = "" if report.reason.step is None else f" at step {report.reason.step}"
+        status = f"{status}{at} ({report.reason.rule}): {report.reason.message}"
+    rows = [("status", status), ("steps", _steps(report))]
+    rows += [(part, text) for part in ("train", "validation") if (text := _metrics(report, part))]
+    best = report.metrics.best
+    if best is not None and best.value is not None:
+        rows.append(("best", f"{best.name} {number(best.value)} at step {best.step}"))
+    rows += [
+        ("throughput", _throughput(report)),
+        ("memory", _memory(report)),
+        ("loss scale", _loss_scale(report)),
+        ("compute", _compute(report)),
+        ("seconds", _seconds(report)),
+    ]
+    for check in report.smoke_checks:
+        verdict = "passed" if check.get("passed") else "FAILED"
+        rows.append(("smoke check", f"{verdict} {check.get('name')}: {check.get('detail')}"))
+    rows += [("diagnosis", text) for text in report.diagnosis if text not in status]
+    return rows
+
+
+def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
+    """What to look at next, as (what for, path); paths that do not exist are left out."""
+    artifacts = {"report": "report.json", "metrics": "metrics.jsonl", "log": "train.log"}
+    artifacts |= report.artifacts
+    names = [name for name in NEXT if name in artifacts]
+    names += [name for name in artifacts if name not in NEXT]
+    found = []
+    for name in names:
+        path = folder / artifacts[name]
+        if path.exists():
+            found.append(
+                (name, NEXT[name].format(path=path) if name == "tensorboard" else str(path))
+            )
+    return found
+
+
+def _model(report: RunReport) -> str:
+    parameters = report.model.parameters
+    config = report.config.get("model")
+    name = config.get("name") if isinstance(config, dict) else None
+    counted = NOT_MEASURED if parameters is None else f"{parameters:,} parameters"
+    return f"{name}, {counted}" if name else counted
+
+
+def _data(report: RunReport) -> str:
+    data = report.data
+    text = f"{data.name}, {data.train_examples} training"
+    text += f" and {data.validation_examples} validation examples"
+    return f"{text}, {data.bad_rows} bad rows left out" if data.bad_rows else text
+
+
+def _batch(report: RunReport, total_steps: int | None) -> str:
+    text = f"{report.training.batch_size} examples"
+    return text if total_steps is None else f"{text}, {total_steps} steps"
+
+
+def _loss_scale_settings(report: RunReport) -> str:
+    scale = report.loss_scale
+    settings = report.config.get("loss_scale")
+    mode = scale.mode or (settings.get("mode") if isinstance(settings, dict) else None)
+    if mode in (None, "none"):
+        return f"{mode or NOT_MEASURED}"
+    return str(mode) if scale.initial is None else f"{mode}, starting at {number(scale.initial)}"
+
+
+def _steps(report: RunReport) -> str:
+    training, execution = report.training, report.execution
+    if training.steps is None:
+        return NOT_MEASURED
+    text = f"{training.steps}"
+    if training.epochs is not None:
+        text += f" ({number(training.epochs)} epochs)"
+    if execution.steps_per_execution is not None:
+        text += f", {execution.steps_per_execution} a call"
+    if execution.jit_compile is not None:
+        text += f", XLA {'on' if execution.jit_compile else 'off'}"
+    return text
+
+
+def _metrics(report: RunReport, part: str) -> str:
+    prefix = f"{part}/"
+    named = {
+        tag[len(prefix) :]: value
+        for tag, value in report.metrics.final.items()
+        if tag.startswith(prefix) and value is not None
+    }
+    return ", ".join(
+        f"{name} {number(named[name])}" for name in sorted(named, key=lambda name: name != "loss")
+    )
+
+
+def _throughput(report: RunReport) -> str:
+    measured = report.throughput
+    if measured.examples_per_second is None:
+        if measured.warmup_steps is None:
+            return NOT_MEASURED
+        return f"{NOT_MEASURED} (no step after a warm-up of {measured.warmup_steps})"
+    text = f"{rate(measured.examples_per_second)} examples/s"
+    times = measured.step_time_ms
+    if times is not None and times.median is not None:
+        text += f", step {times.median:.3g} ms"
+        if times.p10 is not None and times.p90 is not None:
+            text += f" ({times.p10:.3g} to {times.p90:.3g})"
+    text += f", over {measured.measured_steps} steps after a warm-up of {measured.warmup_steps}"
+    if measured.data_wait_fraction is not None:
+        text += f", {100 * measured.data_wait_fraction:.0f}% waiting for data"
+    return text
+
+
+def _memory(report: RunReport) -> str:
+    memory = report.memory
+    device, host = memory.device_peak_bytes, memory.host_rss_peak_bytes
+    return (
+        f"device peak {NOT_MEASURED if device is None else size(device)}, "
+        f"host peak {NOT_MEASURED if host is None else size(host)}"
+    )
+
+
+def _loss_scale(report: RunReport) -> str:
+    scale = report.loss_scale
+    if scale.mode is None:
+        return NOT_MEASURED
+    text = scale.mode
+    if scale.final is not None and scale.mode != "none":
+        text += f", {number(scale.final)}"
+        if scale.min is not None and scale.max is not None and scale.min != scale.max:
+            text += f" (from {number(scale.min)} to {number(scale.max)})"
+    if scale.skipped_steps is not None:
+        text += f", skipped {scale.skipped_steps} steps"
+    if scale.skipped_steps:
+        text += f", at most {scale.max_consecutive_skips} in a row"
+        text += f", the last at step {scale.last_overflow_step}"
+    return text
+
+
+def _compute(report: RunReport) -> str:
+    compute = report.compute
+    if compute.model_flops_per_second is None:
+        return NOT_MEASURED
+    text = count(compute.model_flops_per_second, "FLOP/s")
+    if compute.utilization is not None and compute.peak_flops_per_second is not None:
+        peak = count(compute.peak_flops_per_second, "FLOP/s")
+        text += f", {100 * compute.utilization:.0f}% of the measured peak of {peak}"
+    if compute.datasheet_flops_per_second is not None:
+        text += f" (datasheet: {count(compute.datasheet_flops_per_second, 'FLOP/s')})"
+    return text
+
+
+def _seconds(report: RunReport) -> str:
+    wall = report.wall_seconds
+    parts = {
+        "startup": wall.startup,
+        "tuning": wall.tuning,
+        "training": wall.train,
+        "evaluation": wall.evaluate,
+        "saving": wall.save,
+    }
+    text = NOT_MEASURED if wall.total is None else f"{wall.total:.1f}"
+    shown = [f"{name} {value:.1f}" for name, value in parts.items() if value is not None]
+    return f"{text} ({', '.join(shown)})" if shown else text
