@@ -1,0 +1,169 @@
+"""The command `mpt`: a table of subcommands, and what all of them take.
+
+It answers --help and --version without importing anything heavy: no TensorFlow, Hydra or rich.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mpt import __version__, errors
+from mpt.commands import Options
+from mpt.errors import ConfigurationError
+
+COMMANDS = {
+    "train": "train a model, or with -m a sweep",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: the words after the program's name; None takes those of this process.
+
+    Returns:
+        0 done, 1 failed, 2 configuration or input wrong, 3 diverged, 4 out of memory,
+        130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        if "-sc" in words or "--shell-completion" in words:
+            return _complete(words)
+        options, words = take_options(words, debug=debug)
+        with _exported(options.allow):
+            return _dispatch(words, options)
+    except ConfigurationError as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return errors.INTERRUPTED
+    except BrokenPipeError:  # `mpt train --cfg job | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.FAILED
+
+
+def take_options(words: list[str], *, debug: bool = False) -> tuple[Options, list[str]]:
+    """Take out of `words` what every subcommand has: -q, -v, --debug, --allow.
+
+    Returns:
+        The options, with MPT_ALLOW's entries first, and the other words in their order.
+
+    Raises:
+        ConfigurationError: --allow without a module.
+    """
+    allow = [entry for entry in os.environ.get("MPT_ALLOW", "").split(",") if entry.strip()]
+    verbosity = 0
+    rest: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, value = word.partition("=")
+        if word in ("-q", "--quiet"):
+            verbosity = -1
+        elif word in ("-v", "--verbose"):
+            verbosity += 1
+        elif word == "-vv":
+            verbosity += 2
+        elif flag == "--allow":
+            value = value if equals else next(remaining, "")
+            if not value or value.startswith("-"):
+                raise ConfigurationError(
+                    "--allow needs a module or a file.py", where="command line"
+                )
+            allow += value.split(",")
+        elif word != "--debug":
+            rest.append(word)
+    return Options(verbosity, tuple(entry.strip() for entry in allow), debug), rest
+
+
+def _dispatch(words: list[str], options: Options) -> int:
+    name = words[0] if words else ""
+    if "--version" in words:
+        print(f"mpt {__version__}")
+        return errors.OK
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return errors.OK
+    if not name:
+        print(_help(), file=sys.stderr)
+        return errors.INVALID
+    if name not in COMMANDS:
+        message = f"unknown command {name!r}"
+        if name.startswith("-") or "=" in name:
+            message = f"{name!r} is not a command"
+        raise ConfigurationError(
+            message, allowed=COMMANDS, value=name, remedy="`mpt --help` shows what there is"
+        )
+    command = _load(name)
+    arguments = words[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print(command.help_text(arguments))
+        return errors.OK
+    return command.main(arguments, options)
+
+
+def _load(name: str) -> Any:
+    return importlib.import_module(f"mpt.commands.{name}")
+
+
+def _help() -> str:
+    lines = [
+        "usage: mpt COMMAND [ARGUMENT ...]",
+        "",
+        "Train Keras models in mixed precision, and see what the numbers do.",
+        "",
+        "commands:",
+        *(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+        "",
+        "examples:",
+        "  mpt train",
+        "  mpt train precision=mixed_float16",
+        "  mpt train --help",
+        "",
+        "flags:",
+        "  --version, --help",
+        "  -q, -v, --debug, --allow MODULE   with every command",
+        '  -sc install=bash                  completion: eval "$(mpt -sc install=bash)"',
+    ]
+    return "\n".join(lines)
+
+
+def _complete(words: list[str]) -> int:
+    """Shell completion: Hydra's, for the subcommand on the line; else the subcommands' names."""
+    line = os.environ.get("COMP_LINE", "").split(maxsplit=1)
+    after = line[1] if len(line) > 1 else ""
+    name, space, rest = after.partition(" ")
+    is_query = any(word.startswith("query=") for word in words)
+    if is_query and not (space and name in COMMANDS):
+        print(" ".join(COMMANDS))
+        return errors.OK
+    if is_query:
+        os.environ["COMP_LINE"] = f"mpt {rest}"
+    words = [word for word in words if word not in COMMANDS]
+    from mpt.composition import drive
+
+    flags = [word for word in words if word.startswith("-")]
+    return drive(flags, [word for word in words if not word.startswith("-")], lambda _: None)
+
+
+@contextmanager
+def _exported(allow: tuple[str, ...]) -> Iterator[None]:
+    """Have MPT_ALLOW say what is admitted, for processes that this one starts."""
+    saved = os.environ.get("MPT_ALLOW")
+    os.environ["MPT_ALLOW"] = ",".join(allow)
+    try:
+        yield
+    finally:
+        if saved is None:
+            del os.environ["MPT_ALLOW"]
+        else:
+            os.environ["MPT_ALLOW"] = saved

@@ -1,0 +1,75 @@
+"""Help read from the configuration files by name, without Hydra: it must answer at once."""
+
+import re
+from pathlib import Path
+
+from mpt.config import configs_dir, recipes_dir
+
+USAGE = """\
+usage: mpt train [OVERRIDE ...] [FLAG ...]
+
+Train a Keras model under a precision policy, and leave the evidence in a run folder.
+
+examples:
+  mpt train                                   the default: cnn on digits, precision=auto
+  mpt train precision=mixed_float16           another choice of a group
+  mpt train trainer.steps=500 seed=1          other values
+  mpt train -m precision=float32,mixed_bfloat16 seed=0,1,2
+                                              a sweep, each job in its own process
+  mpt train trainer=smoke                     check the installation, in 20 seconds
+  mpt train --allow my.py model=python model.function=my.py:build
+                                              a model of your own
+"""
+
+FLAGS = """\
+flags:
+  -m, --multirun           run every combination of comma-separated values
+  --cfg job                show the composed configuration, and stop
+  --info [defaults|...]    show how it was composed, and stop
+  --config-dir DIR         add a folder of your own configuration files
+  --allow MODULE           admit code of a module, or of a file.py, that the configuration names
+                           (repeatable; MPT_ALLOW takes several, with commas between)
+  -q, --quiet              only results
+  -v, --verbose            more
+  --debug                  show tracebacks
+  -h, --help               show this
+"""
+
+
+def train_help(argv: list[str]) -> str:
+    """Usage, flags, every group with its choices (the default has a star), and recipes."""
+    folders = [*_config_dirs(argv), configs_dir()]
+    defaults = _defaults(configs_dir() / "train.yaml")
+    lines = [USAGE, FLAGS, "groups (GROUP=CHOICE; * is the default):"]
+    for group in defaults:
+        names = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
+        marked = [f"{name}*" if name == defaults[group] else name for name in sorted(names)]
+        lines.append(f"  {group:<11}{' '.join(marked)}")
+    lines += ["", "recipes (recipe=NAME):"]
+    recipes = sorted(recipes_dir().glob("*.yaml"))
+    recipes += [file for folder in folders for file in (folder / "recipe").glob("*.yaml")]
+    width = max((len(file.stem) for file in recipes), default=0) + 2
+    lines += [f"  {file.stem:<{width}}{_headline(file)}" for file in recipes]
+    lines += ["", "every key:  mpt train --cfg job"]
+    return "\n".join(lines)
+
+
+def _config_dirs(argv: list[str]) -> list[Path]:
+    found = []
+    for index, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            found.append(Path(value if equals else "".join(argv[index + 1 : index + 2])))
+    return found
+
+
+def _defaults(file: Path) -> dict[str, str]:
+    """Group and default choice, in the order of the file's defaults list."""
+    entries = re.findall(r"^  - (\w+): (\w+)\s*$", file.read_text(), flags=re.MULTILINE)
+    return {group: choice for group, choice in entries if group != "recipe"}
+
+
+def _headline(file: Path) -> str:
+    """The first line of a file's head comment."""
+    with file.open() as lines:
+        return next(lines, "").lstrip("# ").strip()

@@ -1,0 +1,232 @@
+"""Hydra, driven from inside: what it is told, and what it may leave behind.
+
+`hydra.main` stays the way in, so that -m, --info, --cfg and --config-dir mean what they mean in
+every Hydra program. Around it: recipes and the schema in its store, its errors in our words, and
+no folder left by a run that never began.
+"""
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mpt import config as configuration
+from mpt.errors import ConfigurationError
+from mpt.hydra_errors import explain
+from mpt.schema import TrainConfig
+
+VERSION_BASE = "1.3"
+
+# Hydra's flags, and whether each takes a value. --experimental-rerun is left out: it unpickles.
+FLAGS = {
+    "--cfg": True,
+    "-c": True,
+    "--package": True,
+    "-p": True,
+    "--info": None,  # may take one
+    "-i": None,
+    "--config-path": True,
+    "-cp": True,
+    "--config-name": True,
+    "-cn": True,
+    "--config-dir": True,
+    "-cd": True,
+    "--resolve": False,
+    "--run": False,
+    "-r": False,
+    "--multirun": False,
+    "-m": False,
+    "--shell-completion": False,
+    "-sc": False,
+    "--hydra-help": False,
+}
+VALUES = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+VALUES |= {"-c": VALUES["--cfg"], "-i": VALUES["--info"]}
+
+
+class FolderNote:
+    """A Hydra callback that notes which folders of a run are not there before Hydra makes them."""
+
+    made: tuple[Path, ...] = ()
+
+    def on_run_start(self, config: Any, **_: Any) -> None:
+        self._note(lambda: config.hydra.run.dir)
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        self._note(lambda: config.hydra.sweep.dir)
+
+    def _note(self, read: Callable[[], str]) -> None:
+        try:
+            path = Path(os.path.abspath(read()))
+        except Exception:  # Hydra meets the same fault right after, and its error is explained
+            return
+        FolderNote.made = tuple(part for part in (path, *path.parents) if not part.exists())
+
+    def _nothing(self, **_: Any) -> None:
+        """Hydra calls every hook of every callback."""
+
+    on_run_end = on_multirun_end = on_job_start = on_job_end = _nothing
+
+
+def prune() -> None:
+    """Remove the folders that Hydra made for this run or sweep and that hold no result."""
+    if FolderNote.made:
+        left = {path.name for path in FolderNote.made[0].glob("*")}
+        if left == {"multirun.yaml"}:
+            (FolderNote.made[0] / "multirun.yaml").unlink()
+    for path in FolderNote.made:
+        try:
+            path.rmdir()
+        except OSError:
+            break
+    FolderNote.made = ()
+
+
+def _slug(name: Any) -> str:
+    """A name as one part of a path."""
+    return re.sub(r"[^\w.=+-]+", "-", str(name)).strip("-.") or "run"
+
+
+def _free(path: str) -> str:
+    """`path`, or where it is taken, as by a sweep of the same second, `path_2` and so on."""
+    count, candidate = 1, path
+    while os.path.lexists(candidate):
+        count += 1
+        candidate = f"{path}_{count}"
+    return candidate
+
+
+def register() -> None:
+    """Put the schema, the recipes and the resolvers of run_dir where Hydra looks for them."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    for file in sorted(configuration.recipes_dir().glob("*.yaml")):
+        node = OmegaConf.load(file)
+        node["recipe"] = file.stem
+        store.store(group="recipe", name=file.stem, node=node, package="_global_")
+    OmegaConf.register_new_resolver("mpt.slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("mpt.free", _free, replace=True, use_cache=True)
+    # Cached, so that the folder of one configuration is the same wherever it is read.
+    OmegaConf.register_new_resolver(
+        "mpt.suffix", lambda: secrets.token_hex(2), replace=True, use_cache=True
+    )
+
+
+def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into Hydra's flags and the overrides, with the run's length settled.
+
+    Hydra's own parser refuses overrides on both sides of a flag, and answers a wrong flag with a
+    page of usage.
+
+    Raises:
+        ConfigurationError: an unknown flag, a flag without its value, or a value that is none.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = iter(argv)
+    pending: list[str] = []
+    for word in words:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flag, has_value, value = word.partition("=")
+        if flag not in FLAGS:
+            raise ConfigurationError(
+                f"unknown flag {flag}", where="command line", allowed=sorted(FLAGS), value=flag
+            )
+        if FLAGS[flag] is None and not has_value:
+            following = argv[argv.index(word) + 1 :][:1]
+            value = next(words) if following and following[0] in VALUES[flag] else ""
+        elif FLAGS[flag] and not has_value:
+            value = next(words, "")
+        if FLAGS[flag] and not value:
+            raise ConfigurationError(f"{flag} needs a value", where="command line")
+        if value and flag in VALUES and value not in VALUES[flag]:
+            raise ConfigurationError(
+                f"{flag} {value} is not a choice",
+                where="command line",
+                allowed=VALUES[flag],
+                value=value,
+            )
+        pending = [flag, value] if value else [flag]
+        flags += pending
+    return flags, settle_length(overrides)
+
+
+def settle_length(overrides: list[str]) -> list[str]:
+    """Let `trainer.steps=100` alone replace a preset's epochs, and the other way round."""
+    given = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in ("trainer.epochs", "trainer.steps"):
+            given[key] = value.strip().lower()
+    if len(given) == 1:
+        (key, value), other = *given.items(), "trainer.epochs"
+        if key == other:
+            other = "trainer.steps"
+        if value != "null":
+            return [*overrides, f"{other}=null"]
+    return overrides
+
+
+@contextmanager
+def _as_program(argv: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, and reports its errors itself unless HYDRA_FULL_ERROR is set."""
+    saved_argv, saved_full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = saved_argv
+        if saved_full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = saved_full
+
+
+def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) -> int:
+    """Run `hydra.main` over `job` with this command line.
+
+    Args:
+        flags: Hydra's flags, as `arrange` gives them.
+        overrides: overrides of the configuration.
+        job: called with each composed configuration; it keeps its own exceptions.
+
+    Returns:
+        The exit code of Hydra's own answers (0 for --cfg and --info); 0 after jobs.
+
+    Raises:
+        ConfigurationError: whatever Hydra or OmegaConf had to say against the command line.
+    """
+    import hydra
+
+    register()
+    FolderNote.made = ()
+    entry = hydra.main(
+        version_base=VERSION_BASE,
+        config_path=str(configuration.configs_dir()),
+        config_name="train",
+    )(job)
+    try:
+        with _as_program(["mpt train", *flags, *overrides]):
+            entry()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        prune()
+        raise explain(error, flags, overrides) from error
+    except KeyboardInterrupt:
+        prune()
+        raise
+    return 0

@@ -1,0 +1,186 @@
+"""What Hydra and OmegaConf refuse, said as a `ConfigurationError`: key, value, nearest, remedy."""
+
+import re
+from typing import Any
+
+from mpt.config import configs_dir, expected_type
+from mpt.errors import ConfigurationError, nearest
+
+
+def explain(error: Exception, flags: list[str], overrides: list[str]) -> ConfigurationError:
+    """The `ConfigurationError` that says what `error` means for the user's command line.
+
+    Args:
+        error: what Hydra, OmegaConf, the YAML reader or the file system raised.
+        flags: Hydra's flags in use, for --config-dir.
+        overrides: the overrides in use.
+    """
+    from hydra import errors as hydra
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, ConfigurationError):
+        return error
+    if isinstance(error, hydra.OverrideParseException):
+        return _not_an_override(error)
+    if isinstance(error, hydra.MissingConfigException):
+        return _no_such_choice(error)
+    if isinstance(error, OSError):
+        return ConfigurationError(
+            f"the run's folder cannot be made: {error.strerror or error}",
+            where=f"run_dir ({error.filename})",
+            remedy="choose a folder that can be written by run_dir=PATH",
+        )
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    text = str(error)
+    if found := re.match(r"Could not override '([^']*)'", text):
+        return _no_such_key(found[1], flags, overrides)
+    if isinstance(cause, OmegaConfBaseException):
+        return _refused_value(cause, text, flags, overrides)
+    return _composition(text)
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "the configuration cannot be composed"
+
+
+def _not_an_override(error: Any) -> ConfigurationError:
+    word = str(error.override)
+    if "=" in word.lstrip("+~"):
+        return ConfigurationError(
+            f"{word!r} cannot be read: {_first_line(error.message)}",
+            where="command line",
+            remedy="quote what holds commas, braces or spaces: \"key='a,b'\"",
+        )
+    groups = sorted(path.parent.name for path in configs_dir().glob(f"*/{word}.yaml"))
+    remedy = f"write {groups[0]}={word}" if groups else "write KEY=VALUE"
+    return ConfigurationError(f"{word!r} is not an override", where="command line", remedy=remedy)
+
+
+def _no_such_choice(error: Any) -> ConfigurationError:
+    missing = str(error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, choice = missing.rpartition("/")
+    options = list(error.options or ())
+    if not options and not group:
+        return ConfigurationError(_first_line(str(error)), where="command line")
+    return ConfigurationError(
+        f"{group} has no choice {choice!r}", where=group, allowed=options, value=choice
+    )
+
+
+def _no_such_key(key: str, flags: list[str], overrides: list[str]) -> ConfigurationError:
+    """An unknown key, with the nearest of its siblings, else the nearest key of all."""
+    known = _keys([o for o in overrides if _key_of(o) != key], flags)
+    parent, _, leaf = key.rpartition(".")
+    while parent and not any(name.startswith(f"{parent}.") for name in known):
+        parent, _, leaf = parent.rpartition(".")
+    depth = len(parent) + 1 if parent else 0
+    siblings = sorted(
+        {
+            name[depth:].split(".")[0]
+            for name in known
+            if name.startswith(f"{parent}." * bool(parent))
+        }
+    )
+    suggestion = nearest(leaf, siblings)
+    if suggestion:
+        suggestion = f"{parent}.{suggestion}" if parent else suggestion
+    else:
+        leaves: dict[str, str] = {}
+        for name in known:
+            leaves.setdefault(name.rpartition(".")[2], name)
+        found = nearest(key.rpartition(".")[2], leaves)
+        suggestion = leaves[found] if found else nearest(key, known)
+    error = ConfigurationError(
+        f"unknown key {key!r}",
+        where=key,
+        allowed=[f"{parent}.{name}" if parent else name for name in siblings],
+        remedy="`mpt train --cfg job` shows every key",
+    )
+    error.suggestion = suggestion
+    return error
+
+
+def _key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _keys(overrides: list[str], flags: list[str]) -> list[str]:
+    """All dotted keys of the configuration, leaves and groups, composed without faulty overrides."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    choices = [o for o in overrides if "." not in _key_of(o) and not o.startswith(("+", "~"))]
+    extra = _config_dirs(flags)
+    search = [f"hydra.searchpath=[{','.join(extra)}]"] if extra else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
+        try:
+            composed = compose("train", [*choices, *search])
+        except Exception:  # more than one override is wrong
+            composed = compose("train")
+    found: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, child in node.items():
+            found.append(f"{prefix}{name}")
+            if isinstance(child, dict):
+                walk(child, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(composed, resolve=False), "")
+    return found
+
+
+def _config_dirs(flags: list[str]) -> list[str]:
+    return [
+        value
+        for flag, value in zip(flags, flags[1:], strict=False)
+        if flag in ("--config-dir", "-cd")
+    ]
+
+
+def _refused_value(
+    cause: Any, text: str, flags: list[str], overrides: list[str]
+) -> ConfigurationError:
+    from omegaconf import errors as omegaconf
+
+    key = str(getattr(cause, "full_key", "") or "")
+    if isinstance(cause, omegaconf.MissingMandatoryValue):
+        return ConfigurationError(
+            f"{key} must be given", where=key, remedy=f"add {key}=VALUE to the command"
+        )
+    if isinstance(cause, omegaconf.InterpolationResolutionError):
+        return ConfigurationError(_first_line(str(cause)), where=key or None)
+    if isinstance(cause, omegaconf.ConfigKeyError | omegaconf.ConfigAttributeError):
+        return _no_such_key(key, flags, overrides)
+    expected = expected_type(key)
+    given = next((o.partition("=")[2] for o in overrides if _key_of(o) == key), None)
+    message = _first_line(str(cause))
+    if expected and given is not None:
+        message = f"{key}={given} has the wrong type"
+    elif text.startswith("In '"):
+        message = f"{text.split(':')[0]}: {message}"
+    return ConfigurationError(message, where=key or None, allowed=[expected] if expected else ())
+
+
+def _composition(text: str) -> ConfigurationError:
+    """Hydra's own complaints, which carry no structure: only their text."""
+    if found := re.match(r"\s*Ambiguous value for argument '([^']*)'", text):
+        key, _, value = found[1].partition("=")
+        return ConfigurationError(
+            f"{key} is given several values: {value}",
+            where=key,
+            remedy=f"add -m to run each of them, or write \"{key}='{value}'\" for one text",
+        )
+    if found := re.match(r"Sweep parameters '([^']*)' requires", text):
+        return ConfigurationError(
+            f"{found[1]} asks for several runs", where="command line", remedy="add -m"
+        )
+    if found := re.match(r"\s*Could not append to config. An item is already at '([^']*)'", text):
+        return ConfigurationError(
+            f"{found[1]} is already a key, and + adds a new one",
+            where=found[1],
+            remedy=f"leave out the +: {found[1]}=VALUE",
+        )
+    if found := re.match(r"In '([^']*)': (\w+) raised while composing config:\n(.*)", text):
+        return ConfigurationError(found[3], where=f"{found[1]}.yaml")
+    return ConfigurationError(_first_line(text), where="command line")

@@ -1,0 +1,156 @@
+"""One process a run: a sweep's jobs are children, so that memory and failures stay apart.
+
+`python -m mpt.isolation JOB.json` is such a child. It ends with the run's exit code.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mpt import errors
+from mpt.config import to_config
+from mpt.errors import ConfigurationError
+
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+@dataclass
+class Job:
+    """What a child needs for one run; plain values only, so that JSON holds it.
+
+    Attributes:
+        config: the keys of `TrainConfig`, resolved.
+        run_dir: folder of the run.
+        command: the command line, for the report.
+        composed: YAML texts for `.hydra/`.
+        verbosity: -1 quiet, 0 as usual, 1 and above more.
+        allow: modules and files of the user's own that are admitted.
+        debug: show tracebacks.
+        parent: process id of the one that waits.
+    """
+
+    config: dict[str, Any]
+    run_dir: str
+    command: list[str] = field(default_factory=list)
+    composed: dict[str, str] = field(default_factory=dict)
+    verbosity: int = 0
+    allow: tuple[str, ...] = ()
+    debug: bool = False
+    parent: int = 0
+
+
+def execute(job: Job) -> int:
+    """Run `job` in this process.
+
+    Returns:
+        The run's exit code; 2, with the error on stderr, where configuration or input is wrong.
+    """
+    quieten_tensorflow(job.verbosity)
+    try:
+        config = to_config(job.config)
+        from mpt.runner import run  # here, for it imports TensorFlow
+
+        return run(
+            config,
+            Path(job.run_dir),
+            command=job.command,
+            verbosity=job.verbosity,
+            allow=tuple(job.allow),
+            composed=job.composed,
+        )
+    except ConfigurationError as error:
+        report(error, debug=job.debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return errors.INTERRUPTED
+    except Exception as error:
+        if job.debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  to do:   --debug shows the traceback", file=sys.stderr)
+        return errors.FAILED
+
+
+def report(error: ConfigurationError, *, debug: bool) -> None:
+    """Print `error` as one block on stderr, after its traceback with `debug`."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+
+
+def quieten_tensorflow(verbosity: int) -> None:
+    """Keep the log of TensorFlow's C++ part off stderr, unless the user wants more or set it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if verbosity > 0 else "3")
+
+
+def spawn(job: Job) -> int:
+    """Run `job` in a child process and wait for it.
+
+    An interrupt is handed on to the child, which may save what it has; it is raised again here
+    once the child has ended. A third one kills the child.
+
+    Returns:
+        The child's exit code; the negative number of the signal where one killed it.
+    """
+    job.parent = os.getpid()
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="mpt-job-", delete=False) as file:
+        json.dump(asdict(job), file)
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mpt.isolation", file.name],
+        env={**os.environ, "PYTHONPATH": path, "MPT_ALLOW": ",".join(job.allow)},
+        process_group=0,  # the terminal's ^C reaches only this process, which hands it on once
+    )
+    interrupts = 0
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        while True:
+            try:
+                code = child.wait()
+                break
+            except KeyboardInterrupt:
+                interrupts += 1
+                child.send_signal(signal.SIGINT if interrupts < 3 else signal.SIGKILL)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        Path(file.name).unlink(missing_ok=True)
+    if interrupts:
+        raise KeyboardInterrupt
+    return code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, on Linux (prctl(2))."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if parent and os.getppid() != parent:  # it ended before the call above
+        sys.exit(errors.FAILED)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job in the file that the one argument names; its exit code."""
+    (path,) = sys.argv[1:] if argv is None else argv
+    job = Job(**json.loads(Path(path).read_text()))
+    die_with_parent(job.parent)
+    return execute(job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
