@@ -3,6 +3,7 @@
 Each field's metadata holds its help text, from which the JSON Schema takes its descriptions.
 """
 
+# ruff: noqa: RUF009, `item` and `required` return dataclasses.field
 from dataclasses import dataclass, field
 from typing import Any
 

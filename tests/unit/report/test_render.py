@@ -1,0 +1,125 @@
+"""The closing table says what was measured, and what was not."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from mpt import report
+from mpt.report import RunReport, numbers, render
+
+
+@pytest.fixture
+def made() -> RunReport:
+    return RunReport(
+        run_id="r", name="n", command=[], started_at="2026-01-01T12:00:00Z", config={"seed": 0}
+    )
+
+
+def rows(made: RunReport) -> dict[str, str]:
+    return dict(render.closing_rows(made))
+
+
+def test_nothing_measured_is_said_and_never_zero(made):
+    shown = rows(made)
+    for label in ("throughput", "memory", "loss scale", "compute", "seconds", "steps"):
+        assert "not measured" in shown[label], label
+        assert "0" not in shown[label], label
+        assert "None" not in shown[label], label
+
+
+def test_what_was_measured_is_shown(made):
+    made.status = "completed"
+    made.training = report.Training(steps=440, epochs=40.0, batch_size=128)
+    made.execution = report.Execution(16, False, "none")
+    made.metrics.final = {"train/accuracy": 0.99, "train/loss": 0.1, "validation/loss": math.nan}
+    made.metrics.best = report.Best(0.98, 400, "validation/accuracy")
+    made.throughput = report.Throughput(5200.4, report.StepTime(24.4, 23.1, 26.0), 20, 420, 0.021)
+    made.memory.host_rss_peak_bytes = 3 * 2**29
+    made.loss_scale = report.LossScale("dynamic", 32768, 4096, 4096, 65536, 4, 2, 77)
+    made.compute = report.Compute(4.2e10, 0.4, 1.05e11, 3.12e14)
+    made.wall_seconds = report.WallSeconds(total=12.34, train=3.0)
+    assert rows(made) == {
+        "status": "completed",
+        "steps": "440 (40 epochs), 16 a call, XLA off",
+        "train": "loss 0.1, accuracy 0.99",
+        "validation": "loss nan",
+        "best": "validation/accuracy 0.98 at step 400",
+        "throughput": "5200 examples/s, step 24.4 ms (23.1 to 26), over 420 steps after a warm-up "
+        "of 20, 2% waiting for data",
+        "memory": "device peak not measured, host peak 1.50 GiB",
+        "loss scale": "dynamic, 4096 (from 4096 to 65536), skipped 4 steps, at most 2 in a row, "
+        "the last at step 77",
+        "compute": "42 GFLOP/s, 40% of the measured peak of 105 GFLOP/s (datasheet: 312 TFLOP/s)",
+        "seconds": "12.3 (training 3.0)",
+    }
+
+
+def test_why_a_run_ended_and_what_to_try_come_first_and_once(made):
+    made.status = "diverged"
+    made.reason = report.Reason("max_loss", 100, "the loss is 1e+09")
+    made.diagnosis = ["the loss is 1e+09", "lower the learning rate"]
+    made.smoke_checks = [{"name": "loss_finite", "passed": False, "detail": "train/loss nan"}]
+    shown = render.closing_rows(made)
+    assert shown[0] == ("status", "diverged at step 100 (max_loss): the loss is 1e+09")
+    assert shown[-2:] == [
+        ("smoke check", "FAILED loss_finite: train/loss nan"),
+        ("diagnosis", "lower the learning rate"),
+    ]
+
+
+def test_the_table_takes_text_literally(made):
+    made.reason = report.Reason("error", None, "[red]not markup[/red]")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render.closing_table(made))
+    assert "[red]not markup[/red]" in console.file.getvalue()
+
+
+def test_only_paths_that_exist_are_pointed_at(made, tmp_path):
+    (tmp_path / "report.json").touch()
+    (tmp_path / "tensorboard").mkdir()
+    made.artifacts = {"tensorboard": "tensorboard", "model": "model.keras"}
+    assert render.next_paths(made, tmp_path) == [
+        ("report", str(tmp_path / "report.json")),
+        ("tensorboard", f"tensorboard --logdir {tmp_path / 'tensorboard'}"),
+    ]
+
+
+def test_the_header_names_the_policy_and_why(made):
+    made.device = report.Device(kind="gpu", name="A100", count=2, compute_capability=[8, 0])
+    made.precision = report.Precision("auto", "mixed_bfloat16", "compute capability 8.0")
+    made.loss_scale = report.LossScale("dynamic", 32768)
+    made.model.parameters = 1234567
+    made.config["model"] = {"name": "cnn"}
+    made.training.batch_size = 128
+    shown = dict(render.header(made, total_steps=440))
+    assert shown["device"] == "gpu: A100, x 2, compute capability 8.0"
+    assert shown["precision"] == "mixed_bfloat16 (asked: auto): compute capability 8.0"
+    assert shown["loss scale"] == "dynamic, starting at 32768"
+    assert shown["model"] == "cnn, 1,234,567 parameters"
+    assert shown["batch"] == "128 examples, 440 steps"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (numbers.number(32768.0), "32768"),
+        (numbers.number(2**24), "16777216"),
+        (numbers.number(2**-14), "6.104e-05"),
+        (numbers.number(math.nan), "nan"),
+        (numbers.number(math.inf), "inf"),
+        (numbers.number(1e30), "1e+30"),
+        (numbers.rate(5200.4), "5200"),
+        (numbers.rate(0.123), "0.12"),
+        (numbers.rate(math.nan), "nan"),
+        (numbers.size(512), "512 B"),
+        (numbers.size(2**30), "1.00 GiB"),
+        (numbers.count(999, "FLOP/s"), "999 FLOP/s"),
+        (numbers.count(2e16, "FLOP/s"), "20 PFLOP/s"),
+        (numbers.duration(59.9), "0:59"),
+        (numbers.duration(3661), "1:01:01"),
+    ],
+)
+def test_numbers(shown, expected):
+    assert shown == expected
