@@ -1,0 +1,312 @@
+"""The device that a run uses: what it is, what it holds, and settings made before its first use.
+
+TensorFlow is imported inside the functions, so that a command that only describes a device's
+table of peaks, or answers help, does not pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpt.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+ACCELERATORS = ("auto", "cpu", "gpu")
+STRATEGIES = ("none", "mirrored")
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+FLOAT16_FLAGS = frozenset({"avx512_fp16", "amx_fp16"})
+
+# Dense peaks in TFLOP/s, from the vendor's datasheets; matrix units where the card has them.
+_PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
+    (r"H200 NVL", {"float64": 60, "float32": 60, "tf32": 417.5, "float16": 835.5}),
+    (r"H200", {"float64": 67, "float32": 67, "tf32": 494.5, "float16": 989.5}),
+    (r"H100 NVL", {"float64": 60, "float32": 60, "tf32": 417.5, "float16": 835.5}),
+    (r"H100 PCIe", {"float64": 51, "float32": 51, "tf32": 378, "float16": 756}),
+    (r"H100", {"float64": 67, "float32": 67, "tf32": 494.5, "float16": 989.5}),
+    (r"A100", {"float64": 19.5, "float32": 19.5, "tf32": 156, "float16": 312}),
+    (r"A30\b", {"float64": 10.3, "float32": 10.3, "tf32": 82, "float16": 165}),
+    (r"A40\b", {"float32": 37.4, "tf32": 74.8, "float16": 149.7}),
+    (r"A10\b", {"float32": 31.2, "tf32": 62.5, "float16": 125}),
+    (r"L40S", {"float32": 91.6, "tf32": 183, "float16": 362}),
+    (r"L40\b", {"float32": 90.5, "tf32": 90.5, "float16": 181}),
+    (r"L4\b", {"float32": 30.3, "tf32": 60, "float16": 121}),
+    (r"T4\b", {"float32": 8.1, "float16": 65}),
+    (r"V100.*PCI", {"float64": 7, "float32": 14, "float16": 112}),
+    (r"V100", {"float64": 7.8, "float32": 15.7, "float16": 125}),
+    (r"P100", {"float64": 4.7, "float32": 9.3, "float16": 18.7}),
+)
+_AMPERE_UP = re.compile(r"H200|H100|A100|A30|A40|A10|L40|L4\b")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What TensorFlow computes on.
+
+    Attributes:
+        kind: "cpu" or "gpu".
+        name: the vendor's name of it.
+        count: devices of this kind that TensorFlow sees; a CPU is one, or its logical parts.
+        compute_capability: of a GPU, as (major, minor); None for a CPU, or where unknown.
+        driver: version of the GPU's driver; None for a CPU, or where unknown.
+        bfloat16_units: a CPU's instructions for bfloat16 products, or a GPU's (from 8.0).
+        float16_units: likewise for float16 (a GPU's from 7.0).
+        memory_bytes: of one GPU, or of the host for a CPU; None where unknown.
+    """
+
+    kind: str
+    name: str
+    count: int
+    compute_capability: tuple[int, int] | None
+    driver: str | None
+    bfloat16_units: bool
+    float16_units: bool
+    memory_bytes: int | None
+
+
+def prepare(
+    *,
+    accelerator: str,
+    memory_growth: bool,
+    memory_limit_mb: int | None,
+    logical_cpus: int | None,
+    deterministic: bool,
+) -> Device:
+    """Choose the device and set it up. Must run before TensorFlow computes anything.
+
+    Args:
+        accelerator: "auto" takes a GPU where there is one; "cpu" hides the GPUs.
+        memory_growth: let GPU memory grow as needed instead of taking all of it.
+        memory_limit_mb: hard limit of each GPU's memory, MiB; it replaces growth.
+        logical_cpus: split the CPU into this many logical devices.
+        deterministic: kernels that give the same bits each time, slower or unsupported for some.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and absent, or TensorFlow already runs with other
+            settings.
+    """
+    import tensorflow as tf
+
+    if accelerator not in ACCELERATORS:
+        raise ConfigurationError(
+            f"There is no accelerator {accelerator!r}.",
+            where="device.accelerator",
+            allowed=ACCELERATORS,
+            value=accelerator,
+        )
+    gpus = [] if accelerator == "cpu" else tf.config.list_physical_devices("GPU")
+    if accelerator == "gpu" and not gpus:
+        raise ConfigurationError(
+            "A GPU is asked for, and TensorFlow finds none.",
+            where="device.accelerator",
+            remedy="set device.accelerator=auto to run on the CPU; or install the extra 'gpu' "
+            "(tensorflow[and-cuda]) and check that nvidia-smi lists the card",
+        )
+    try:
+        if accelerator == "cpu" and tf.config.get_visible_devices("GPU"):
+            tf.config.set_visible_devices([], "GPU")
+        for gpu in gpus:
+            _set_memory(gpu, memory_growth, memory_limit_mb)
+        if logical_cpus is not None:
+            _split_cpu(logical_cpus)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"TensorFlow already runs with other device settings: {error}",
+            where="device",
+            remedy="start a new process; device settings hold for the life of one",
+        ) from error
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return _gpu(gpus) if gpus else _cpu(logical_cpus or 1)
+
+
+def _set_memory(gpu: Any, growth: bool, limit_mb: int | None) -> None:
+    import tensorflow as tf
+
+    if limit_mb is not None:
+        wanted = [tf.config.LogicalDeviceConfiguration(memory_limit=limit_mb)]
+        if tf.config.get_logical_device_configuration(gpu) != wanted:
+            tf.config.set_logical_device_configuration(gpu, wanted)
+    elif tf.config.experimental.get_memory_growth(gpu) != growth:
+        tf.config.experimental.set_memory_growth(gpu, growth)
+
+
+def _split_cpu(count: int) -> None:
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != count:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+        )
+
+
+def _gpu(gpus: list[Any]) -> Device:
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details(gpus[0])
+    capability = details.get("compute_capability")
+    driver, memory = _nvml()
+    return Device(
+        kind="gpu",
+        name=details.get("device_name", gpus[0].name),
+        count=len(gpus),
+        compute_capability=tuple(capability) if capability else None,
+        driver=driver,
+        bfloat16_units=bool(capability) and tuple(capability) >= (8, 0),
+        float16_units=bool(capability) and tuple(capability) >= (7, 0),
+        memory_bytes=memory,
+    )
+
+
+def _nvml() -> tuple[str | None, int | None]:
+    """Driver and memory of the first card, from NVIDIA's management library where it answers."""
+    try:
+        import pynvml
+    except ImportError:
+        return None, None
+    try:
+        pynvml.nvmlInit()
+        try:
+            card = pynvml.nvmlDeviceGetHandleByIndex(0)
+            memory = int(pynvml.nvmlDeviceGetMemoryInfo(card).total)
+            return str(pynvml.nvmlSystemGetDriverVersion()), memory
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None, None
+
+
+def _cpu(count: int) -> Device:
+    import psutil
+
+    name, flags = parse_cpuinfo(_read("/proc/cpuinfo"))
+    return Device(
+        kind="cpu",
+        name=name,
+        count=count,
+        compute_capability=None,
+        driver=None,
+        bfloat16_units=bool(flags & BFLOAT16_FLAGS),
+        float16_units=bool(flags & FLOAT16_FLAGS),
+        memory_bytes=int(psutil.virtual_memory().total),
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """Model name and feature flags in the text of Linux's /proc/cpuinfo."""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (
+        name.group(1).strip() if name else "CPU",
+        frozenset(flags.group(1).split()) if flags else frozenset(),
+    )
+
+
+def strategy(name: str) -> tf.distribute.Strategy:
+    """The distribution strategy: "none" (TensorFlow's default) or "mirrored" over all devices.
+
+    Raises:
+        ConfigurationError: no such strategy.
+    """
+    import tensorflow as tf
+
+    if name == "none":
+        return tf.distribute.get_strategy()
+    if name != "mirrored":
+        raise ConfigurationError(
+            f"There is no strategy {name!r}.",
+            where="device.strategy",
+            allowed=STRATEGIES,
+            value=name,
+        )
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
+    return tf.distribute.MirroredStrategy(
+        [cpu.name for cpu in tf.config.list_logical_devices("CPU")],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+def set_tf32(enabled: bool) -> None:
+    """Allow or forbid TensorFloat-32 in float32 products on a GPU; TensorFlow allows it unasked."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+
+
+def device_memory() -> dict[str, int | None]:
+    """Bytes that tensors hold now (`in_use`) and held at most (`peak`), on the fullest GPU.
+
+    Both are None on a CPU: TensorFlow counts nothing there, and answers zeros.
+    """
+    import tensorflow as tf
+
+    infos = [
+        tf.config.experimental.get_memory_info(f"GPU:{index}")
+        for index in range(len(tf.config.list_logical_devices("GPU")))
+    ]
+    if not infos:
+        return {"peak": None, "in_use": None}
+    return {
+        "peak": max(info["peak"] for info in infos),
+        "in_use": max(info["current"] for info in infos),
+    }
+
+
+def host_rss() -> tuple[int, int]:
+    """Resident bytes of this process: now, and at most since it started.
+
+    The peak is Linux's VmHWM: `ru_maxrss` would count what the parent held at the fork.
+    """
+    status = _read("/proc/self/status")
+    current = re.search(r"^VmRSS:\s*(\d+) kB", status, re.MULTILINE)
+    peak = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    if current and peak:
+        # The kernel brings the peak up to date later than the current value.
+        now = int(current.group(1)) * 1024
+        return now, max(now, int(peak.group(1)) * 1024)
+    import resource
+
+    import psutil
+
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    now = int(psutil.Process().memory_info().rss)
+    return now, max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def datasheet_peak(device: Device, dtype: str) -> float | None:
+    """Dense peak of one device, FLOP/s, from the vendor's datasheet.
+
+    Args:
+        device: what `prepare` returned.
+        dtype: a compute dtype (float64, float32, float16, bfloat16), or tf32.
+
+    Returns:
+        None where it is not known (every CPU, and cards not listed). Sources: NVIDIA's
+        datasheets of P100, V100, T4, A10, A30, A40, A100, L4, L40, L40S, H100 and H200, the
+        figures without sparsity.
+    """
+    if device.kind != "gpu":
+        return None
+    for pattern, peaks in _PEAKS:
+        if re.search(pattern, device.name, re.IGNORECASE):
+            if dtype == "bfloat16":
+                peak = peaks["float16"] if _AMPERE_UP.search(device.name) else None
+            else:
+                peak = peaks.get(dtype)
+            return None if peak is None else peak * 1e12
+    return None

@@ -1,0 +1,26 @@
+"""Precision of a model: choose a policy, build under it, check it, and speed up what it slows.
+
+`choose` resolves the configured policy for a device. `build` makes the model under it, with
+overrides and a float32 head; `verify` completes and checks that by a dry run. `table` tells each
+layer's dtypes, `apply_table` gives them to a loaded model. `fuse` and `unfused` switch
+BatchNormalization between TensorFlow's fused kernel and Keras's own operations.
+"""
+
+from mpt.precision.audit import verify
+from mpt.precision.choice import Choice, choose
+from mpt.precision.fused import fuse, unfuse, unfused
+from mpt.precision.policy import apply_table, build, computes_float16, notes, table
+
+__all__ = [
+    "Choice",
+    "apply_table",
+    "build",
+    "choose",
+    "computes_float16",
+    "fuse",
+    "notes",
+    "table",
+    "unfuse",
+    "unfused",
+    "verify",
+]

@@ -1,0 +1,332 @@
+"""Build a model under a policy: the policy first, then the layers, then the exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import keras
+
+from mpt.errors import ConfigurationError
+from mpt.precision import trace as tracing
+from mpt.precision.layers import (
+    HALF,
+    descendants,
+    has_float_policy,
+    is_container,
+    is_functional,
+    join_policy,
+    keep_inputs,
+    keeps_inputs,
+    policy_name,
+    set_policy,
+    walk,
+)
+from mpt.precision.losses import add_losses_in_float32
+from mpt.precision.rules import Rule, parse, unmatched
+from mpt.precision.trace import Trace
+from mpt.schema import LAYER_POLICIES
+
+HEADS = ("policy", *LAYER_POLICIES)
+
+
+@dataclass
+class Plan:
+    """What was asked of one model.
+
+    Attributes:
+        policy: Keras's name of the global policy.
+        head: policy of the layers that make the outputs, or "policy".
+        rules: the overrides.
+        original: each layer's policy as its builder left it.
+        asked: each layer's policy as it should be, and its source: global, override, head, layer.
+        heads: the layers that make the outputs, as far as they are known.
+        hidden: layers that make an output where no policy reaches.
+    """
+
+    policy: str
+    head: str = "policy"
+    rules: tuple[Rule, ...] = ()
+    original: WeakKeyDictionary[keras.layers.Layer, str] = field(default_factory=WeakKeyDictionary)
+    asked: WeakKeyDictionary[keras.layers.Layer, tuple[str, str]] = field(
+        default_factory=WeakKeyDictionary
+    )
+    heads: list[keras.layers.Layer] = field(default_factory=list)
+    hidden: list[keras.layers.Layer] = field(default_factory=list)
+
+
+# Beside the model, not on it: Keras tracks what is set on a model, and would save it.
+_PLANS: WeakKeyDictionary[keras.Model, Plan] = WeakKeyDictionary()
+
+
+def build(
+    builder: Callable[[], keras.Model],
+    *,
+    policy: str,
+    head: str = "float32",
+    overrides: Sequence[Mapping[str, Any]] = (),
+) -> keras.Model:
+    """Set the global policy, call `builder`, and give some layers of its model other policies.
+
+    The policy must come first: a layer takes it when it is made. It stays the global policy, for
+    layers that a model makes only when it is first called; on a failure the former one is put
+    back. Where the model's graph is not known yet (subclassed models, unbuilt ones), `verify`
+    completes the work.
+
+    Args:
+        builder: makes the model. A dtype that it gives a layer itself is kept.
+        policy: one of `mpt.schema.LAYER_POLICIES`.
+        head: policy of the layers that make the outputs, wholly; "policy" leaves them as the
+            rest. "float32" never narrows: under float64 they stay in float64.
+        overrides: ordered {match, policy} rules, see `rules.Rule`; the last match wins, over the
+            head and over the builder too.
+
+    Raises:
+        ConfigurationError: an unknown policy, a rule that matches nothing, a builder that
+            undoes the policy or whose model never took it.
+    """
+    for name, allowed, where in (
+        (policy, LAYER_POLICIES, "precision.policy"),
+        (head, HEADS, "precision.head"),
+    ):
+        if name not in allowed:
+            raise ConfigurationError(
+                f"There is no policy {name!r} here.", where=where, allowed=allowed, value=name
+            )
+    rules = parse(overrides)
+    before = keras.config.dtype_policy()
+    try:
+        model = _call(builder, policy)
+        plan = _PLANS[model] = Plan(policy, head, rules)
+        functional = is_functional(model)
+        resolve(model, plan, final=functional)
+        if functional:
+            refine(model, plan, tracing.specs(_graph(model)._inputs_struct), once=True)
+    except BaseException:
+        keras.config.set_dtype_policy(before)
+        raise
+    add_losses_in_float32(model)
+    return model
+
+
+def _call(builder: Callable[[], keras.Model], policy: str) -> keras.Model:
+    keras.config.set_dtype_policy(policy)
+    model = builder()
+    if not isinstance(model, keras.Model):
+        raise ConfigurationError(
+            f"The model's builder returned {type(model).__name__}, not a keras.Model.",
+            where="model",
+        )
+    left = keras.config.dtype_policy().name
+    if left != policy:
+        raise ConfigurationError(
+            f"The model's builder changed Keras's global policy from {policy} to {left}.",
+            where="model",
+            remedy="take keras.backend.clear_session() and calls that set the policy out of the "
+            "builder; choose the policy by precision.policy",
+        )
+    layers = [
+        layer for _, layer in walk(model) if has_float_policy(layer) and not is_container(layer)
+    ]
+    if layers and all(policy_name(layer) != policy for layer in layers):
+        raise ConfigurationError(
+            f"No layer of the model took the policy {policy}.",
+            where="model",
+            remedy="make the layers inside the builder, after the policy is set: a model made "
+            "before, or loaded from a file, keeps the policies it has",
+        )
+    return model
+
+
+def _graph(model: keras.Model) -> keras.Model:
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def plan_of(model: keras.Model) -> Plan:
+    """The plan of a model that `build` or `apply_table` has seen.
+
+    Raises:
+        ValueError: neither has.
+    """
+    try:
+        return _PLANS[model]
+    except KeyError:
+        raise ValueError("the model was not made by mpt.precision.build") from None
+
+
+def resolve(model: keras.Model, plan: Plan, *, final: bool) -> bool:
+    """Give each layer that exists by now the policy asked for, and write down whence it came.
+
+    Args:
+        final: whether the model is whole, so that a rule that matches nothing is an error.
+
+    Returns:
+        Whether any layer changed.
+    """
+    layers = walk(model)
+    by_rule: dict[int, str] = {}
+    for rule in plan.rules:
+        named = [layer for path, layer in layers if rule.names(path, layer)]
+        if not named and final:
+            raise unmatched(rule, layers)
+        by_rule.update({id(each): rule.policy for layer in named for each in descendants(layer)})
+    heads = {id(each) for head in plan.heads for each in _whole(head)}
+    changed = False
+    for _, layer in layers:
+        if not has_float_policy(layer):
+            continue
+        own = plan.original.setdefault(layer, policy_name(layer))
+        if id(layer) in by_rule:
+            asked = (by_rule[id(layer)], "override")
+        elif own != plan.policy:
+            asked = (own, "layer")
+        elif id(layer) in heads and _head_applies(plan, layer):
+            asked = (plan.head, "head")
+        else:
+            asked = (own, "global")
+        plan.asked[layer] = asked
+        if policy_name(layer) != asked[0]:
+            set_policy(layer, asked[0])
+            changed = True
+    return changed
+
+
+def _whole(head: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A head with what it is made of, such as an LSTM's cell; a model's layers each count alone."""
+    return [head] if isinstance(head, keras.Model) else descendants(head)
+
+
+def _head_applies(plan: Plan, layer: keras.layers.Layer) -> bool:
+    if plan.head == "policy":
+        return False
+    return plan.head != "float32" or plan.original[layer].removeprefix("mixed_") in HALF
+
+
+def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -> Trace:
+    """Trace the model until its heads have their policy and its inputs reach them uncast.
+
+    Args:
+        inputs: nested `tf.TensorSpec`s, batch first.
+        once: trace no second time to see what the changes did: half the cost, for a model that
+            `verify` sees again.
+
+    Returns:
+        The last trace; without `once`, of the model as it stays.
+    """
+    while True:
+        traced = tracing.trace(model, inputs)
+        found = tracing.heads(traced)
+        plan.heads, plan.hidden = found.layers, found.hidden
+        changed = resolve(model, plan, final=True)
+        for cast in tracing.input_casts(traced):
+            # A functional model hands its inputs on; others cast them, though each of their
+            # layers casts for itself: a float32 first layer would get what float16 left over.
+            if cast.dtype in HALF and cast.passed_on and not keeps_inputs(cast.layer):
+                keep_inputs(cast.layer)
+                changed = True
+        if once or not changed:
+            _refresh_symbolic_outputs(traced, plan)
+            return traced
+
+
+def _refresh_symbolic_outputs(traced: Trace, plan: Plan) -> None:
+    """Bring `model.output.dtype` up to date: Keras wrote it down under the former policies."""
+    for call in traced.calls:
+        if not is_functional(call.layer):
+            continue
+        for symbolic, tensor in zip(call.layer.outputs, call.outputs, strict=False):
+            maker = traced.maker(tensor)
+            made_by_head = maker is not None and maker.layer in plan.heads
+            symbolic._dtype = maker.layer.compute_dtype if made_by_head else tensor.dtype.name
+
+
+def computes_float16(model: keras.Model) -> bool:
+    """Whether any layer computes in float16, so that gradients need a loss scale."""
+    return any(
+        layer.compute_dtype == "float16" for _, layer in walk(model) if not is_container(layer)
+    )
+
+
+def notes(model: keras.Model) -> list[str]:
+    """What a user should know about the policies of a model that `build` made."""
+    plan = plan_of(model)
+    told = []
+    kept = [path for path, layer in walk(model) if plan.asked.get(layer, ("", ""))[1] == "layer"]
+    if kept:
+        told.append(f"{len(kept)} layers keep the dtype that the model gave them, {kept[0]} first.")
+    if plan.head == "policy":
+        return told
+    narrow = plan.policy.removeprefix("mixed_") in HALF
+    for path, layer in walk(model):
+        overridden = plan.asked.get(layer, ("", ""))[1] == "override"
+        if overridden and layer in plan.heads and layer.compute_dtype in HALF:
+            told.append(f"precision.overrides takes {path}, which makes an output, out of float32.")
+        if narrow and layer in plan.hidden and layer.compute_dtype in HALF:
+            told.append(
+                f"{path} makes an output from weights of its own between its layers, in "
+                f"{layer.compute_dtype}; put them in a layer to have them in float32."
+            )
+    return told
+
+
+def table(model: keras.Model) -> list[dict[str, str]]:
+    """Each layer's path, class, variable dtype, compute dtype and their source, parents first.
+
+    The source is global (the policy), override (a rule), head, or layer (the model's own code).
+    """
+    plan = _PLANS.get(model) or Plan(policy_name(model))
+    rows = []
+    for path, layer in walk(model):
+        own = "global" if policy_name(layer) == plan.policy else "layer"
+        rows.append(
+            {
+                "path": path,
+                "class": getattr(layer, "plain_class", type(layer)).__name__,
+                "variable_dtype": layer.variable_dtype,
+                "compute_dtype": layer.compute_dtype,
+                "source": plan.asked.get(layer, ("", own))[1],
+            }
+        )
+    return rows
+
+
+def apply_table(model: keras.Model, rows: Sequence[Mapping[str, str]]) -> None:
+    """Give the layers of a loaded model the policies that `table` wrote down.
+
+    A `.keras` file keeps the policies of a functional model's layers, and loses those of layers
+    inside layers. Layers are found by path, or, where automatic names differ, by their order.
+
+    Raises:
+        ConfigurationError: the rows are of another model.
+    """
+    layers = walk(model)
+    by_path = {row["path"]: row for row in rows}
+    if [path for path, _ in layers] == list(by_path) or all(p in by_path for p, _ in layers[1:]):
+        pairs = [(layer, by_path.get(path, rows[0] if rows else {})) for path, layer in layers]
+    else:
+        pairs = [(layer, row) for (_, layer), row in zip(layers, rows, strict=False)]
+    if len(layers) != len(rows) or any(_class(layer) != row["class"] for layer, row in pairs):
+        raise ConfigurationError(
+            f"The table of policies has {len(rows)} layers, and is not of this model of "
+            f"{len(layers)}.",
+            where="precision.json",
+        )
+    plan = _PLANS[model] = Plan(join_policy(*_dtypes(rows[0])))
+    for layer, row in pairs:
+        if has_float_policy(layer) and layer.quantization_mode is None:
+            name = join_policy(*_dtypes(row))
+            if policy_name(layer) != name:
+                set_policy(layer, name)
+            plan.original[layer] = name
+            plan.asked[layer] = (name, row["source"])
+    add_losses_in_float32(model)
+
+
+def _dtypes(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["variable_dtype"], row["compute_dtype"]
+
+
+def _class(layer: keras.layers.Layer) -> str:
+    return getattr(layer, "plain_class", type(layer)).__name__
