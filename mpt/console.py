@@ -79,10 +79,15 @@ class Console:
         self._result(" ".join([line, *more]), logged=self._live is None)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
-        """An evaluation after `step`: its `validation/*` tags."""
+        """An evaluation after `step`: its `validation/*` tags. The live line shows the last."""
         total = "" if self._line.total is None else f"/{self._line.total}"
         parts = metric_parts(values, "validation")
-        self._result(" ".join([f"step {step}{total} validation", *parts]))
+        line = " ".join([f"step {step}{total} validation", *parts])
+        if self._live is None or self.verbosity > 0:
+            self._result(line)
+            return
+        self._line.validation = parts
+        self._record(line)
 
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""
@@ -179,11 +184,13 @@ class LiveLine:
 
     Attributes:
         total: steps of the whole run, where known.
+        validation: what the last evaluation said.
         ascii: draw with ASCII only.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.total: int | None = None
+        self.validation: list[str] = []
         self.ascii = False
         self._clock = clock
         self._step = 0
@@ -217,7 +224,8 @@ class LiveLine:
         left = self.seconds_left()
         eta = "ETA -:--" if left is None else f"ETA {duration(left)}"
         bar = done * full + open_ * (10 - full)
-        return " ".join([bar, f"{self._step}/{self.total}", eta, *self._parts])
+        evaluated = ["validation", *self.validation] if self.validation else []
+        return " ".join([bar, f"{self._step}/{self.total}", eta, *self._parts, *evaluated])
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         # Where the terminal is too narrow the line goes on below: nothing is left out.

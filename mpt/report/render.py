@@ -24,16 +24,15 @@ def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[s
     """What is known before training, as (label, text)."""
     device, precision, execution = report.device, report.precision, report.execution
     capability = device.compute_capability
-    described = [device.name or device.kind or NOT_MEASURED]
+    described = [device.name or "unknown"]
     if device.count is not None and device.count > 1:
         described.append(f"x {device.count}")
     if capability:
         described.append(f"compute capability {'.'.join(map(str, capability))}")
-    asked = "" if precision.requested == precision.policy else f" (asked: {precision.requested})"
     rows = [
         ("run", report.name),
-        ("device", f"{device.kind}: {', '.join(described)}"),
-        ("precision", f"{precision.policy}{asked}: {precision.reason}"),
+        ("device", f"{device.kind or NOT_MEASURED}: {', '.join(described)}"),
+        ("precision", f"{precision.policy} ({precision.reason})"),
         ("loss scale", _loss_scale_settings(report)),
         ("model", _model(report)),
         ("data", _data(report)),

@@ -198,13 +198,16 @@ def test_a_terminal_gets_one_live_line_and_the_table(made, tmp_path, terminal):
         assert part in shown.replace("\r\n", " "), part
     assert "step 200/1120" not in shown
     assert "\x1b[?25l" in shown
+    console.validation(200, {"validation/accuracy": 0.9})
     console.warning("beware")
     console.close(made, tmp_path)
     shown = read_terminal(parent)
     assert "beware" in shown
+    assert "validation accuracy 0.9" in shown.replace("\r\n", " ")
+    assert "step 200/1120 validation" not in shown
     assert "\x1b[?25h" in shown
     assert shown.rstrip().endswith(f"run: {tmp_path}")
-    assert LINE in lines
+    assert {LINE, "step 200/1120 validation accuracy 0.9"} <= set(lines)
 
 
 def test_a_dumb_terminal_gets_plain_lines(made, tmp_path, terminal, monkeypatch):

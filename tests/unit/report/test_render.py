@@ -88,14 +88,14 @@ def test_only_paths_that_exist_are_pointed_at(made, tmp_path):
 
 def test_the_header_names_the_policy_and_why(made):
     made.device = report.Device(kind="gpu", name="A100", count=2, compute_capability=[8, 0])
-    made.precision = report.Precision("auto", "mixed_bfloat16", "compute capability 8.0")
+    made.precision = report.Precision("auto", "mixed_bfloat16", "auto: compute capability 8.0")
     made.loss_scale = report.LossScale("dynamic", 32768)
     made.model.parameters = 1234567
     made.config["model"] = {"name": "cnn"}
     made.training.batch_size = 128
     shown = dict(render.header(made, total_steps=440))
     assert shown["device"] == "gpu: A100, x 2, compute capability 8.0"
-    assert shown["precision"] == "mixed_bfloat16 (asked: auto): compute capability 8.0"
+    assert shown["precision"] == "mixed_bfloat16 (auto: compute capability 8.0)"
     assert shown["loss scale"] == "dynamic, starting at 32768"
     assert shown["model"] == "cnn, 1,234,567 parameters"
     assert shown["batch"] == "128 examples, 440 steps"
