@@ -81,7 +81,7 @@ def _match_sequence(value: Any, origin: Any, arguments: tuple[Any, ...]) -> tupl
 
 
 def type_words(annotation: Any) -> str:
-    """A type annotation in a user's words: `int | None` is 'a whole number or null'."""
+    """A type annotation, or a tuple of types, in a user's words: 'a whole number or null'."""
     words = {
         int: "a whole number",
         float: "a number",
@@ -95,8 +95,10 @@ def type_words(annotation: Any) -> str:
         dict: "a mapping",
         collections.abc.Mapping: "a mapping",
     }
-    choices = _choices(annotation)
-    if len(choices) > 1:
+    choices = annotation if isinstance(annotation, tuple) else _choices(annotation)
+    if float in choices:
+        choices = tuple(choice for choice in choices if choice is not int)
+    if isinstance(annotation, tuple) or len(choices) > 1:
         return " or ".join(type_words(choice) for choice in choices)
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(str(choice) for choice in typing.get_args(annotation))

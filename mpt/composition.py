@@ -111,8 +111,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     for file in sorted(configuration.recipes_dir().glob("*.yaml")):
-        node = OmegaConf.load(file)
-        node["recipe"] = file.stem
+        node = OmegaConf.merge(OmegaConf.load(file), {"recipe": file.stem})
         store.store(group="recipe", name=file.stem, node=node, package="_global_")
     OmegaConf.register_new_resolver("mpt.slug", _slug, replace=True)
     OmegaConf.register_new_resolver("mpt.free", _free, replace=True, use_cache=True)
@@ -134,7 +133,7 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
     flags: list[str] = []
     overrides: list[str] = []
     words = iter(argv)
-    pending: list[str] = []
+    long = sorted(flag for flag in FLAGS if flag.startswith("--"))
     for word in words:
         if not word.startswith("-"):
             overrides.append(word)
@@ -142,7 +141,7 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
         flag, has_value, value = word.partition("=")
         if flag not in FLAGS:
             raise ConfigurationError(
-                f"unknown flag {flag}", where="command line", allowed=sorted(FLAGS), value=flag
+                f"unknown flag {flag}", where="command line", allowed=long, value=flag
             )
         if FLAGS[flag] is None and not has_value:
             following = argv[argv.index(word) + 1 :][:1]
@@ -158,8 +157,7 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
                 allowed=VALUES[flag],
                 value=value,
             )
-        pending = [flag, value] if value else [flag]
-        flags += pending
+        flags += [flag, value] if value else [flag]
     return flags, settle_length(overrides)
 
 

@@ -155,7 +155,7 @@ def _check_open_keys(config: TrainConfig) -> None:
             raise ConfigurationError(
                 f"{where}={value} has the wrong type",
                 where=where,
-                allowed=["null" if kind is type(None) else kind.__name__ for kind in kinds],
+                allowed=[type_words(kinds)],
             )
         if value is not None:
             _check_bounds(where, value, bounds)

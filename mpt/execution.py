@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -16,21 +17,32 @@ from mpt.preparation import Prepared
 WORTHWHILE_SECONDS = {"cpu": 300.0, "gpu": 60.0}
 
 
-def make_loop(prepared: Prepared) -> tuple[TrainLoop, tuning.JitChoice]:
-    """The training loop over an endless iterator, and whether XLA compiles its step."""
+@dataclass(frozen=True)
+class Execution:
+    """The training loop over an endless iterator, and what was chosen for its step.
+
+    Attributes:
+        fused: paths of the layers whose normalization runs in the fused kernel.
+    """
+
+    loop: TrainLoop
+    jit: tuning.JitChoice
+    fused: tuple[str, ...]
+
+
+def make_execution(prepared: Prepared) -> Execution:
+    """Choose whether XLA compiles the step, by measuring where that may pay, and make the loop."""
     trainer = prepared.config.trainer
     iterator = iterate(prepared.data.train, prepared.strategy)
     choice = tuning.choose_jit(
         trainer.jit_compile,
-        device_kind=prepared.device.kind,
         replicas=prepared.strategy.num_replicas_in_sync,
         deterministic=prepared.config.device.deterministic,
     )
     if choice is not None:
-        if not choice.enabled:
-            _fuse(prepared)
-        return _loop(prepared, iterator, jit=choice.enabled), choice
-    _fuse(prepared)
+        fused = () if choice.enabled else _fuse(prepared)
+        return Execution(_loop(prepared, iterator, jit=choice.enabled), choice, fused)
+    fused = _fuse(prepared)
     plain = _loop(prepared, iterator, jit=False)
     compiled: TrainLoop | None = None
 
@@ -48,10 +60,10 @@ def make_loop(prepared: Prepared) -> tuple[TrainLoop, tuning.JitChoice]:
             worthwhile_seconds=WORTHWHILE_SECONDS[prepared.device.kind],
         )
     if not choice.enabled:
-        return plain, choice
+        return Execution(plain, choice, fused)
     assert compiled is not None
     precision.unfuse(prepared.model)
-    return compiled, choice
+    return Execution(compiled, choice, ())
 
 
 def _loop(prepared: Prepared, iterator: Iterator[Any], *, jit: bool) -> TrainLoop:
@@ -73,9 +85,10 @@ def _rehearse_compiled(
         return loop.rehearse(steps, iterator)
 
 
-def _fuse(prepared: Prepared) -> None:
-    if prepared.config.precision.fused_batch_norm:
-        precision.fuse(prepared.model)
+def _fuse(prepared: Prepared) -> tuple[str, ...]:
+    if not prepared.config.precision.fused_batch_norm:
+        return ()
+    return tuple(precision.fuse(prepared.model))
 
 
 @contextmanager

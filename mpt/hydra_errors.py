@@ -1,10 +1,13 @@
 """What Hydra and OmegaConf refuse, said as a `ConfigurationError`: key, value, nearest, remedy."""
 
+import itertools
 import re
 from typing import Any
 
 from mpt.config import configs_dir, expected_type
 from mpt.errors import ConfigurationError, nearest
+
+OPEN_GROUPS = ("model", "dataset", "optimizer")
 
 
 def explain(error: Exception, flags: list[str], overrides: list[str]) -> ConfigurationError:
@@ -33,7 +36,7 @@ def explain(error: Exception, flags: list[str], overrides: list[str]) -> Configu
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     text = str(error)
     if found := re.match(r"Could not override '([^']*)'", text):
-        return _no_such_key(found[1], flags, overrides)
+        return _no_such_key(getattr(cause, "full_key", None) or found[1], flags, overrides)
     if isinstance(cause, OmegaConfBaseException):
         return _refused_value(cause, text, flags, overrides)
     return _composition(text)
@@ -70,35 +73,44 @@ def _no_such_choice(error: Any) -> ConfigurationError:
 
 def _no_such_key(key: str, flags: list[str], overrides: list[str]) -> ConfigurationError:
     """An unknown key, with the nearest of its siblings, else the nearest key of all."""
-    known = _keys([o for o in overrides if _key_of(o) != key], flags)
-    parent, _, leaf = key.rpartition(".")
+    if key.startswith("hydra."):
+        return ConfigurationError(
+            f"unknown key {key!r}", where=key, remedy="`mpt train --cfg hydra` shows Hydra's keys"
+        )
+    known = _keys([o for o in overrides if not key.startswith(_key_of(o))], flags)
+    parent = key.rpartition(".")[0]
     while parent and not any(name.startswith(f"{parent}.") for name in known):
-        parent, _, leaf = parent.rpartition(".")
-    depth = len(parent) + 1 if parent else 0
+        parent = parent.rpartition(".")[0]
+    prefix = f"{parent}." if parent else ""
     siblings = sorted(
         {
-            name[depth:].split(".")[0]
+            prefix + name.removeprefix(prefix).split(".")[0]
             for name in known
-            if name.startswith(f"{parent}." * bool(parent))
+            if name.startswith(prefix)
         }
     )
-    suggestion = nearest(leaf, siblings)
-    if suggestion:
-        suggestion = f"{parent}.{suggestion}" if parent else suggestion
-    else:
-        leaves: dict[str, str] = {}
-        for name in known:
-            leaves.setdefault(name.rpartition(".")[2], name)
-        found = nearest(key.rpartition(".")[2], leaves)
-        suggestion = leaves[found] if found else nearest(key, known)
-    error = ConfigurationError(
-        f"unknown key {key!r}",
-        where=key,
-        allowed=[f"{parent}.{name}" if parent else name for name in siblings],
-        remedy="`mpt train --cfg job` shows every key",
-    )
-    error.suggestion = suggestion
+    remedy = "`mpt train --cfg job` shows every key"
+    if parent.split(".")[0] in OPEN_GROUPS:
+        remedy += "; another argument of the builder is added by a + in front"
+    error = ConfigurationError(f"unknown key {key!r}", where=key, allowed=siblings, remedy=remedy)
+    error.suggestion = _nearest_key(key, prefix, siblings, known)
     return error
+
+
+def _nearest_key(key: str, prefix: str, siblings: list[str], known: list[str]) -> str | None:
+    """A sibling spelled alike, else any key whose last part is, or whose initials these are."""
+    leaf = key.rpartition(".")[2]
+    local = nearest(leaf, [name.removeprefix(prefix) for name in siblings])
+    if local:
+        return prefix + local
+    leaves: dict[str, str] = {}
+    for name in known:
+        leaves.setdefault(name.rpartition(".")[2], name)
+    initials = {
+        "".join(word[:1] for word in last.split("_")): last for last in leaves if "_" in last
+    }
+    found = initials.get(leaf) or nearest(leaf, leaves)
+    return leaves[found] if found else None
 
 
 def _key_of(override: str) -> str:
@@ -106,7 +118,7 @@ def _key_of(override: str) -> str:
 
 
 def _keys(overrides: list[str], flags: list[str]) -> list[str]:
-    """All dotted keys of the configuration, leaves and groups, composed without faulty overrides."""
+    """All dotted keys of the configuration, composed without the faulty overrides."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -131,11 +143,7 @@ def _keys(overrides: list[str], flags: list[str]) -> list[str]:
 
 
 def _config_dirs(flags: list[str]) -> list[str]:
-    return [
-        value
-        for flag, value in zip(flags, flags[1:], strict=False)
-        if flag in ("--config-dir", "-cd")
-    ]
+    return [value for flag, value in itertools.pairwise(flags) if flag in ("--config-dir", "-cd")]
 
 
 def _refused_value(
@@ -149,17 +157,26 @@ def _refused_value(
             f"{key} must be given", where=key, remedy=f"add {key}=VALUE to the command"
         )
     if isinstance(cause, omegaconf.InterpolationResolutionError):
-        return ConfigurationError(_first_line(str(cause)), where=key or None)
+        return ConfigurationError(
+            _first_line(str(cause)), where=key or _source_of(cause, overrides)
+        )
     if isinstance(cause, omegaconf.ConfigKeyError | omegaconf.ConfigAttributeError):
         return _no_such_key(key, flags, overrides)
     expected = expected_type(key)
-    given = next((o.partition("=")[2] for o in overrides if _key_of(o) == key), None)
     message = _first_line(str(cause))
-    if expected and given is not None:
-        message = f"{key}={given} has the wrong type"
+    value = re.match(r"Value '(.*?)' of type", message)
+    given = next((o.partition("=")[2] for o in overrides if _key_of(o) == key), None)
+    if expected and (value or given is not None):
+        message = f"{key}={value[1] if value else given} has the wrong type"
     elif text.startswith("In '"):
         message = f"{text.split(':')[0]}: {message}"
     return ConfigurationError(message, where=key or None, allowed=[expected] if expected else ())
+
+
+def _source_of(cause: Any, overrides: list[str]) -> str | None:
+    """The override that holds the interpolation which `cause` could not resolve."""
+    found = re.search(r"'([^']+)'", str(cause))
+    return next((_key_of(o) for o in overrides if found and found[1] in o), None)
 
 
 def _composition(text: str) -> ConfigurationError:

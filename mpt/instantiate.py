@@ -74,7 +74,9 @@ def resolve(value: Any, *, where: str, allow: tuple[str, ...]) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
             return call(value, where=where, allow=allow)
-        return {key: resolve(child, where=f"{where}.{key}", allow=allow) for key, child in value.items()}
+        return {
+            key: resolve(child, where=f"{where}.{key}", allow=allow) for key, child in value.items()
+        }
     if isinstance(value, list | tuple):
         return [
             resolve(child, where=f"{where}[{index}]", allow=allow)
@@ -107,6 +109,26 @@ def check_arguments(node: Mapping[str, Any], *, where: str, supplied: tuple[str,
     _checked(target, signature, given, where, partial=(*supplied, "function"))
 
 
+def check_allowed(value: Any, *, where: str, allow: tuple[str, ...]) -> None:
+    """Raise ConfigurationError where `value` names code that is not admitted; nothing is imported.
+
+    Args:
+        value: a node, or lists and mappings that hold nodes.
+        where: key of the configuration.
+        allow: modules and files that are admitted.
+    """
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            _check_path(value["_target_"], f"{where}._target_", allow)
+        if "_target_" in value and isinstance(value.get("function"), str):
+            _check_spec(value["function"], f"{where}.function", allow)
+        for key, child in value.items():
+            check_allowed(child, where=f"{where}.{key}", allow=allow)
+    elif isinstance(value, list | tuple):
+        for index, child in enumerate(value):
+            check_allowed(child, where=f"{where}[{index}]", allow=allow)
+
+
 def load_function(spec: str, *, where: str = "function", allow: tuple[str, ...] = ()) -> Callable:
     """The user's function that `spec` names.
 
@@ -119,21 +141,8 @@ def load_function(spec: str, *, where: str = "function", allow: tuple[str, ...] 
         ConfigurationError: not admitted (with the flag to add), no such file, module or function,
             or the module cannot be imported.
     """
-    source, colon, name = spec.rpartition(":")
-    if not colon or not source or not name.isidentifier():
-        raise ConfigurationError(
-            f"{spec!r} names no function",
-            where=where,
-            allowed=["module:function", "file.py:function"],
-        )
-    if source.endswith(".py"):
-        if not _file_allowed(source, allow):
-            raise _not_admitted(spec, source, where)
-        module = _import_file(source, where)
-    else:
-        if not _within(source, (*OURS, *_modules(allow))):
-            raise _not_admitted(spec, source, where)
-        module = _import(source, where)
+    source, name = _check_spec(spec, where, allow)
+    module = _import_file(source, where) if source.endswith(".py") else _import(source, where)
     found = getattr(module, name, None)
     if found is None:
         public = [key for key, value in vars(module).items() if callable(value)]
@@ -145,18 +154,8 @@ def load_function(spec: str, *, where: str = "function", allow: tuple[str, ...] 
 
 
 def _load_target(node: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> Callable:
-    path = node.get("_target_")
-    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
-        raise ConfigurationError(
-            f"{path!r} names nothing that can be called",
-            where=f"{where}._target_",
-            allowed=["module.function", "module.Class"],
-        )
     where = f"{where}._target_"
-    if not _within(path, (*OURS, *KERAS, *_modules(allow))):
-        raise _not_admitted(path, path.rpartition(".")[0] or path, where)
-    if any(part.startswith("_") for part in path.split(".")):
-        raise ConfigurationError(f"{path!r} is not public", where=where)
+    path = _check_path(node.get("_target_"), where, allow)
     module_name, _, name = path.rpartition(".")
     module = _import(module_name, where)
     found = getattr(module, name, None)
@@ -176,14 +175,46 @@ def _load_target(node: Mapping[str, Any], where: str, allow: tuple[str, ...]) ->
     return found
 
 
+def _check_path(path: Any, where: str, allow: tuple[str, ...]) -> str:
+    """A target's dotted path, if it begins where code is admitted."""
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
+        raise ConfigurationError(
+            f"{path!r} names nothing that can be called",
+            where=where,
+            allowed=["module.function", "module.Class"],
+        )
+    if not _within(path, (*OURS, *KERAS, *_modules(allow))):
+        raise _not_admitted(path, path.rpartition(".")[0] or path, where)
+    if any(part.startswith("_") for part in path.split(".")):
+        raise ConfigurationError(f"{path!r} is not public", where=where)
+    return path
+
+
+def _check_spec(spec: str, where: str, allow: tuple[str, ...]) -> tuple[str, str]:
+    """The file or module, and the function in it, of a spec whose code is admitted."""
+    source, colon, name = spec.rpartition(":")
+    if not colon or not source or not name.isidentifier():
+        raise ConfigurationError(
+            f"{spec!r} names no function",
+            where=where,
+            allowed=["module:function", "file.py:function"],
+        )
+    if source.endswith(".py"):
+        admitted = _file_allowed(source, allow)
+    else:
+        admitted = _within(source, (*OURS, *_modules(allow)))
+    if not admitted:
+        raise _not_admitted(spec, source, where)
+    return source, name
+
+
 def _check_origin(
     found: Any, path: str, where: str, allow: tuple[str, ...], home: str | None = None
 ) -> None:
     """Refuse an object that was made elsewhere than where its name leads."""
     origin = getattr(found, "__module__", None) or ""
-    own = (inspect.isfunction(found) or inspect.isclass(found)) and (
-        origin == home or _within(origin, (*OURS, *_modules(allow)))
-    )
+    own = inspect.isroutine(found) or inspect.isclass(found)
+    own = own and (origin == home or _within(origin, (*OURS, *_modules(allow))))
     public = tuple(name.replace("keras.", "keras.src.", 1) for name in KERAS)
     keras_class = inspect.isclass(found) and _within(origin, (*KERAS, *public))
     if not own and not keras_class:
@@ -241,7 +272,9 @@ def _import_file(source: str, where: str) -> Any:
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, ImportError | SyntaxError):
-            raise ConfigurationError(f"{source} cannot be imported: {error}", where=where) from error
+            raise ConfigurationError(
+                f"{source} cannot be imported: {error}", where=where
+            ) from error
         raise
     return module
 

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -53,10 +54,10 @@ def execute(job: Job) -> int:
     Returns:
         The run's exit code; 2, with the error on stderr, where configuration or input is wrong.
     """
-    quieten_tensorflow(job.verbosity)
     try:
         config = to_config(job.config)
-        from mpt.runner import run  # here, for it imports TensorFlow
+        import_tensorflow(job.verbosity)
+        from mpt.runner import run  # here, for it needs TensorFlow
 
         return run(
             config,
@@ -89,9 +90,30 @@ def report(error: ConfigurationError, *, debug: bool) -> None:
     print(f"error: {error}", file=sys.stderr)
 
 
-def quieten_tensorflow(verbosity: int) -> None:
-    """Keep the log of TensorFlow's C++ part off stderr, unless the user wants more or set it."""
+def import_tensorflow(verbosity: int) -> None:
+    """Import TensorFlow without what its C++ part prints on stderr, unless the user wants more.
+
+    TF_CPP_MIN_LOG_LEVEL comes too late for the first lines, which are written while its libraries
+    load; so the descriptor itself is turned away, and what an error left there is shown.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if verbosity > 0 else "3")
+    if verbosity > 0:
+        importlib.import_module("tensorflow")
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            os.dup2(saved, 2)
+            aside.seek(0)
+            sys.stderr.write(aside.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def spawn(job: Job) -> int:

@@ -1,7 +1,7 @@
 """The device loop: many steps of `model.train_step` a call, no step waiting for the host.
 
-What a step measures is written on the device into a ring of rows, and read by the host once a log
-interval. Keras's semantics, and a user's own `train_step`, hold: it is `model.train_step` that runs.
+What a step measures is written on the device into a ring of rows, which the host reads once a log
+interval. It is `model.train_step` that runs, so Keras's semantics, and a user's own step, hold.
 """
 
 import time
@@ -37,8 +37,8 @@ class TrainLoop:
         self._measure = measure
         self._iterator = iterator
         self._rows = rows
-        self._columns: list[str] = []
-        self._ring: tf.Variable | None = None
+        self._columns = [*measure(), "data_wait"]
+        self._ring = tf.Variable(tf.zeros((rows, len(self._columns))), trainable=False, name="ring")
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False, name="ring_position")
         self._drained = 0
         self._steps = tf.function(self._run_steps, reduce_retracing=True)
@@ -75,7 +75,6 @@ class TrainLoop:
         position = int(self._position.numpy())
         count = position - self._drained
         assert count <= self._rows, "the ring was overwritten before it was drained"
-        assert self._ring is not None
         ring = self._ring.numpy()
         index = np.arange(self._drained, position) % self._rows
         self._drained = position
@@ -97,15 +96,9 @@ class TrainLoop:
 
     @tf.autograph.experimental.do_not_convert
     def _write(self, measured: dict[str, tf.Tensor]) -> None:
-        self._columns = list(measured)
-        if self._ring is None:
-            with tf.init_scope():
-                shape = (self._rows, len(self._columns))
-                self._ring = tf.Variable(tf.zeros(shape), trainable=False, name="ring")
         position = self._position.read_value()
-        self._ring.scatter_nd_update(
-            [[tf.math.floormod(position, self._rows)]], [tf.stack(list(measured.values()))]
-        )
+        row = tf.stack([measured[name] for name in self._columns])
+        self._ring.scatter_nd_update([[tf.math.floormod(position, self._rows)]], [row])
         self._position.assign(position + 1)
 
 

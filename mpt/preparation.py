@@ -23,7 +23,8 @@ class Prepared:
     """The parts of a run.
 
     Attributes:
-        batch: one training batch: what the dry run saw.
+        compute_dtype: the dtype that most layers compute in.
+        table: one row a layer: path, class, dtypes, and where its policy came from.
         total_steps: steps to train.
         warnings: what the user should know before it starts.
     """
@@ -35,7 +36,8 @@ class Prepared:
     data: Data
     model: keras.Model
     optimizer: LossScaleOptimizer
-    batch: Any
+    compute_dtype: str
+    table: list[dict[str, Any]]
     total_steps: int
     best: Best
     callbacks: list[keras.callbacks.Callback]
@@ -48,9 +50,7 @@ def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
     Raises:
         ConfigurationError: the configuration or the input cannot be used.
     """
-    device = devices.prepare(
-        **{k: v for k, v in asdict(config.device).items() if k != "strategy"}
-    )
+    device = devices.prepare(**{k: v for k, v in asdict(config.device).items() if k != "strategy"})
     strategy = devices.strategy(config.device.strategy)
     keras.utils.set_random_seed(config.seed)
     choice = precision.choose(config.precision.policy, device, config.precision.tf32)
@@ -80,20 +80,19 @@ def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
         data,
         model,
         optimizer,
-        batch,
+        keras.DTypePolicy(choice.policy).compute_dtype,
+        precision.table(model),
         total_steps,
         best=_best(config, model, data),
         callbacks=[
             instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
             for i, node in enumerate(config.trainer.callbacks)
         ],
-        warnings=[*choice.warnings, *warnings],
+        warnings=[*choice.warnings, *precision.notes(model), *warnings],
     )
 
 
-def _model(
-    config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...]
-) -> keras.Model:
+def _model(config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...]) -> keras.Model:
     """The model under its policy, with the weights it starts from."""
     model = precision.build(
         lambda: instantiate.call(

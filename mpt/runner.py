@@ -2,29 +2,32 @@
 
 import time
 import traceback
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import keras
+import psutil
 import tensorflow as tf
 
-from mpt import errors, precision, smoke
+from mpt import errors, report, reporting, saving, smoke
 from mpt.console import Console
-from mpt.execution import make_loop
+from mpt.execution import make_execution
 from mpt.loop import EvaluationLoop, iterate
 from mpt.preparation import Prepared, prepare
-from mpt.provenance import Clock, describe
 from mpt.report import RunReport
-from mpt.run_folder import RunFolder
+from mpt.reporting import Clock
+from mpt.run_folder import LOG, METRICS, REPORT, RunFolder
 from mpt.schema import TrainConfig
-from mpt.stopping import DivergenceRules, Reason
+from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients, memory
 from mpt.telemetry.compute import Compute, forward_flops, matmul_peak
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.recorder import SOURCES, Recorder
 from mpt.telemetry.tensorboard import Board
 from mpt.telemetry.throughput import Throughput
-from mpt.training import Outcome, Schedule, Training
+from mpt.training import Schedule, Training
 from mpt.tuning import StepsPerExecution
 
 EXIT_CODES = {
@@ -35,3 +38,191 @@ EXIT_CODES = {
     "interrupted": errors.INTERRUPTED,
     "failed": errors.FAILED,
 }
+
+
+def run(
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    command: list[str],
+    verbosity: int = 0,
+    allow: tuple[str, ...] = (),
+    composed: dict[str, str],
+) -> int:
+    """Train as `config` says and leave the evidence in `run_dir`.
+
+    Args:
+        command: the command line, for the report.
+        verbosity: -1 quiet, 0 normal, 1 verbose.
+        allow: modules and files whose code the user admits.
+        composed: YAML texts for `.hydra/`: config, overrides, hydra.
+
+    Returns:
+        The exit code of the process.
+
+    Raises:
+        ConfigurationError: the configuration or the input cannot be used; nothing was written.
+    """
+    console = Console(verbosity)
+    clock = Clock(psutil.Process().create_time())
+    try:
+        prepared = prepare(config, allow)
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        console.error(_out_of_memory(config.batch_size, error))
+        return errors.OUT_OF_MEMORY
+    with RunFolder.create(run_dir) as folder:
+        folder.write_hydra(**composed)
+        console.attach(folder.log)
+        result = reporting.begin(prepared, folder.path, command, clock)
+        folder.write_json("precision.json", report.encode(result.precision))
+        with _failures_reported(result, console, folder):
+            _train(prepared, result, folder, console, clock)
+            _save(prepared.model, result, folder)
+        result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
+        result.memory = memory.summary()
+        _check_smoke(prepared, result, folder)
+        result.exit_code = EXIT_CODES[result.status]
+        reporting.end(result, clock)
+        folder.write_json(REPORT, result.to_json())
+        console.close(result, folder.path)
+    return result.exit_code
+
+
+def _train(
+    prepared: Prepared, result: RunReport, folder: RunFolder, console: Console, clock: Clock
+) -> None:
+    """Choose how to execute the step, train, and put what came of it into the report."""
+    config, data = prepared.config, prepared.data
+    compute = _compute(prepared)
+    steps = StepsPerExecution.choose(
+        config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
+    )
+    execution = make_execution(prepared)
+    throughput = Throughput(config.trainer.warmup_steps, config.batch_size)
+    history = LossScaleHistory(prepared.optimizer.mode, float(prepared.optimizer.initial_scale))
+    sources = [*SOURCES, compute.tags]
+    if config.telemetry.gradients:
+        sources.append(partial(gradients.tags, dtype=prepared.compute_dtype))
+    reporting.describe_execution(result, prepared, execution, steps)
+    console.header(result, total_steps=prepared.total_steps)
+    with _board(prepared, result, folder) as board:
+        recorder = Recorder(
+            folder,
+            console,
+            board,
+            sources,
+            total_steps=prepared.total_steps,
+            steps_per_epoch=data.steps_per_epoch,
+        )
+        training = Training(
+            model=prepared.model,
+            loop=execution.loop,
+            evaluation=_evaluation(prepared),
+            schedule=Schedule(
+                prepared.total_steps,
+                data.steps_per_epoch,
+                config.trainer.log_every,
+                config.trainer.eval_every or data.steps_per_epoch,
+            ),
+            steps_per_execution=steps,
+            rules=DivergenceRules(
+                config.loss_scale.max_consecutive_skips,
+                config.trainer.stop.max_loss,
+                config.trainer.stop.flat_steps,
+            ),
+            best=prepared.best,
+            throughput=throughput,
+            history=history,
+            batch_size=config.batch_size,
+            synchronous=prepared.device.kind == "cpu",
+            record=recorder.record,
+            learning_rate=lambda: float(prepared.optimizer.learning_rate),
+            callbacks=prepared.callbacks,
+        )
+        result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
+        try:
+            training.run()
+        finally:
+            reporting.describe_execution(result, prepared, execution, steps)
+            reporting.describe_outcome(result, prepared, training, compute)
+
+
+def _compute(prepared: Prepared) -> Compute:
+    """The model's FLOPs, counted, and the device's peak, measured."""
+    if not prepared.config.telemetry.peak:
+        return Compute(forward_flops(prepared.model, prepared.data.element_spec[0]), None)
+    return Compute(
+        forward_flops(prepared.model, prepared.data.element_spec[0]),
+        matmul_peak(prepared.compute_dtype),
+    )
+
+
+def _evaluation(prepared: Prepared) -> EvaluationLoop | None:
+    data = prepared.data
+    if data.validation is None:
+        return None
+    iterator = iterate(data.validation, prepared.strategy)
+    return EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
+
+
+@contextmanager
+def _board(prepared: Prepared, result: RunReport, folder: RunFolder) -> Iterator[Board | None]:
+    """The event file, with the dashboard's layout and the configuration as text."""
+    if not prepared.config.telemetry.tensorboard:
+        yield None
+        return
+    with Board(folder.tensorboard) as board:
+        board.layout()
+        board.text("run/precision", f"{result.precision.policy}: {result.precision.reason}")
+        result.artifacts["tensorboard"] = folder.relative(folder.tensorboard)
+        yield board
+
+
+def _save(model: keras.Model, result: RunReport, folder: RunFolder) -> None:
+    """Save the model, and say what else lies in the folder."""
+    start = time.perf_counter()
+    saving.save(model, folder.path / "model.keras")
+    result.artifacts["model"] = "model.keras"
+    result.wall_seconds.save = time.perf_counter() - start
+
+
+@contextmanager
+def _failures_reported(result: RunReport, console: Console, folder: RunFolder) -> Iterator[None]:
+    """Turn what ends a run from within into its status and a message; the report is written."""
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        result.status = "oom"
+        result.diagnosis.append(_out_of_memory(result.config["batch_size"], error))
+    except KeyboardInterrupt:
+        result.status = "interrupted"
+        result.reason = report.Reason(rule="signal", message="interrupted at once")
+    except Exception as error:
+        result.status = "failed"
+        result.reason = report.Reason(rule="error", message=f"{type(error).__name__}: {error}")
+        for line in traceback.format_exc().splitlines():
+            folder.log(line)
+        console.error(f"The run failed: {type(error).__name__}: {error}")
+
+
+def _check_smoke(prepared: Prepared, result: RunReport, folder: RunFolder) -> None:
+    """A smoke run's own invariants; one that is broken makes a finished run a failed one."""
+    if not prepared.config.trainer.smoke_checks:
+        return
+    config = prepared.config
+    log_dir = folder.tensorboard if config.telemetry.tensorboard else None
+    result.smoke_checks = smoke.checks(
+        result, log_dir=log_dir, gradients=config.telemetry.gradients
+    )
+    broken = [str(one["name"]) for one in result.smoke_checks if not one["passed"]]
+    if broken and result.status == "completed":
+        result.status = "failed"
+        result.reason = report.Reason(rule="smoke", message=f"broken: {', '.join(broken)}")
+
+
+def _out_of_memory(batch_size: int, error: BaseException) -> str:
+    first = (str(error) or type(error).__name__).splitlines()[0][:300]
+    return (
+        f"Out of memory at batch_size={batch_size}: {first}\n"
+        "  to do:   a smaller batch_size, a smaller model, or a 16-bit precision.policy"
+    )

@@ -127,7 +127,9 @@ class TrainConfig:
     loss: Any = key("auto", "Loss: auto, a Keras name, or a node with _target_.")
     metrics: Any = key("auto", "Metrics: auto, or a list of Keras names and _target_ nodes.")
     monitor: str = key("validation/accuracy", "Tag by which the best step is chosen.")
-    monitor_mode: str = key("auto", "Whether lower or higher is better.", choices=("auto", "min", "max"))
+    monitor_mode: str = key(
+        "auto", "Whether lower or higher is better.", choices=("auto", "min", "max")
+    )
     batch_size: int = key(128, "Examples a step, over all devices.", ge=1)
     run_dir: str = key(MISSING, "Folder of the run.")
     init_from: str | None = key(None, "Weights to start from: .keras, .weights.h5 or a run.")

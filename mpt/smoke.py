@@ -1,9 +1,9 @@
 """What a smoke run promises of itself: checked at its end, each a named pass or failure."""
 
 import math
-from collections.abc import Collection
 from pathlib import Path
 
+from mpt.report import RunReport
 from mpt.telemetry.tensorboard import read_tags
 
 PROMISED_TAGS = (
@@ -29,6 +29,32 @@ GRADIENT_TAGS = (
 DEVICE_TAGS = ("memory/device_peak_bytes", "memory/device_in_use_bytes")
 
 Check = dict[str, object]
+
+
+def checks(result: RunReport, *, log_dir: Path | None, gradients: bool) -> list[Check]:
+    """All invariants of a finished run.
+
+    Args:
+        log_dir: folder of the event file; None where TensorBoard is off.
+        gradients: gradient statistics were asked for.
+    """
+    table, mode = result.precision.table, result.loss_scale.mode
+    float16 = any(row["compute_dtype"] == "float16" for row in table)
+    found = [
+        policy_applied(table, _compute_dtype(str(result.precision.policy))),
+        loss_scaled(float16, str(mode)),
+        loss_finite(result.metrics.final.get("train/loss")),
+    ]
+    if log_dir is not None:
+        promised = {*PROMISED_TAGS, *result.metrics.final}
+        promised |= set(GRADIENT_TAGS if gradients else ())
+        promised |= set(DEVICE_TAGS if result.device.kind == "gpu" else ())
+        if result.compute.model_flops_per_second is not None:
+            promised.add("compute/model_flops_per_second")
+        if result.compute.utilization is not None:
+            promised.add("compute/utilization")
+        found.append(tags_written(log_dir, promised))
+    return found
 
 
 def check(name: str, passed: bool, detail: str) -> Check:
@@ -57,17 +83,13 @@ def loss_finite(loss: float | None) -> Check:
     return check("loss_finite", loss is not None and math.isfinite(loss), f"train/loss {loss}")
 
 
-def tags_written(log_dir: Path, *, gradients: bool, gpu: bool, extra: Collection[str]) -> Check:
-    """The event file, read back by TensorBoard's own reader, holds every promised tag.
-
-    Args:
-        extra: further tags that this run promises: its metrics', and compute's where measured.
-    """
-    promised = {*PROMISED_TAGS, *extra}
-    if gradients:
-        promised.update(GRADIENT_TAGS)
-    if gpu:
-        promised.update(DEVICE_TAGS)
+def tags_written(log_dir: Path, promised: set[str]) -> Check:
+    """The event file, read back by TensorBoard's own reader, holds every promised tag."""
     missing = sorted(promised - read_tags(log_dir))
     detail = f"missing: {', '.join(missing)}" if missing else f"{len(promised)} tags"
     return check("tags_written", not missing, detail)
+
+
+def _compute_dtype(policy: str) -> str:
+    """The dtype that layers compute in under a policy of this name."""
+    return policy.removeprefix("mixed_")

@@ -110,9 +110,7 @@ class Best:
         if self.patience is None or self._waited < self.patience:
             return None
         best = "was never a number" if self.value is None else f"stayed at {self.value:.4g}"
-        return Reason(
-            "early_stopping", step, f"{self.tag} {best} for {self._waited} evaluations"
-        )
+        return Reason("early_stopping", step, f"{self.tag} {best} for {self._waited} evaluations")
 
     def _improves(self, value: float) -> bool:
         if self.value is None:

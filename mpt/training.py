@@ -12,6 +12,7 @@ import keras
 
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
 from mpt.stopping import Best, DivergenceRules, Reason
+from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
 from mpt.tuning import StepsPerExecution
@@ -71,6 +72,7 @@ class Training:
     rules: DivergenceRules
     best: Best
     throughput: Throughput
+    history: LossScaleHistory
     batch_size: int
     synchronous: bool
     record: Callable[[int, Window | None, Values], None]
@@ -159,6 +161,7 @@ class Training:
         if not self.synchronous:
             self.throughput.add(step, steps, window.seconds)
         self.throughput.add_wait(window)
+        self.history.add(window)
         self._drained_at, self._window_seconds = step, 0.0
         self.outcome.final.update(window.train_values)
         return window

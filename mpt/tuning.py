@@ -59,7 +59,9 @@ class StepsPerExecution:
         self._times.setdefault(self.value, []).append(spent / done)
         self.settled_at = step
         if spent / done >= SLOW_STEP:
-            self._settle(1, f"a step takes {1e3 * spent / done:.0f} ms: a call costs nothing beside it")
+            self._settle(
+                1, f"a step takes {1e3 * spent / done:.0f} ms: a call costs nothing beside it"
+            )
         elif len(self._times.get(BLOCK, ())) == ROUNDS:
             one, many = (median(self._times[k]) for k in (1, BLOCK))
             text = f"measured {1e3 * one:.3g} ms a step at 1, {1e3 * many:.3g} ms at {BLOCK}"
@@ -83,9 +85,7 @@ class JitChoice:
 Timed = Callable[[int], float]  # runs some steps, waits for the device, gives their time in s
 
 
-def choose_jit(
-    asked: bool | str, *, device_kind: str, replicas: int, deterministic: bool
-) -> JitChoice | None:
+def choose_jit(asked: bool | str, *, replicas: int, deterministic: bool) -> JitChoice | None:
     """The choice where no measurement is needed, else None."""
     if asked != "auto":
         return JitChoice(bool(asked), "as configured")
@@ -122,7 +122,11 @@ def measure_jit(
             time.perf_counter() - start,
         )
     candidate = compiled()
-    candidate(1)
+    try:
+        candidate(1)
+    except Exception as error:  # XLA refuses with errors of many kinds; the run goes on without
+        first = str(error).strip().partition("\n")[0][:200]
+        return JitChoice(False, f"XLA cannot run the step: {first}", time.perf_counter() - start)
     steps = max(2, min(50, int(1.0 / step)))
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(ROUNDS):

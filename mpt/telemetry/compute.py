@@ -62,12 +62,14 @@ def forward_flops(model: keras.Model, inputs: object) -> float | None:
     Returns:
         None where XLA cannot lower the model.
     """
-    one = tf.nest.map_structure(
-        lambda spec: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype), inputs
-    )
+    specs = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype) for spec in tf.nest.flatten(inputs)]
+
+    @tf.function(jit_compile=True)
+    def forward(*tensors: tf.Tensor) -> object:
+        return model(tf.nest.pack_sequence_as(inputs, tensors), training=False)
+
     try:
-        forward = tf.function(lambda x: model(x, training=False), jit_compile=True)
-        hlo = forward.experimental_get_compiler_ir(one)(stage="hlo")
+        hlo = forward.experimental_get_compiler_ir(*specs)(stage="hlo")
     except (tf.errors.OpError, ValueError, TypeError, NotImplementedError):
         return None
     return count_flops(hlo)
@@ -95,7 +97,9 @@ def count_flops(hlo: str) -> float:
         else:
             labels = _LABELS.search(attributes)
             assert labels, line
-            depth = prod(size for size, label in zip(rhs, labels.group(1), strict=True) if label != "o")
+            depth = prod(
+                size for size, label in zip(rhs, labels.group(1), strict=True) if label != "o"
+            )
         total += 2.0 * prod(output) * depth
     return total
 

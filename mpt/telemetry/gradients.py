@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from mpt.telemetry.window import Window
+
 # Below this a float32 sum of squares has lost terms that a gradient of normal numbers can have.
 SMALLEST_TRUSTED_SUM = 1e-30
 
@@ -106,6 +108,25 @@ def headroom_bits(max_abs: float, dtype: str) -> float:
     if math.isinf(max_abs):
         return -math.inf
     return math.log2(float(tf.as_dtype(dtype).max)) - math.log2(max_abs)
+
+
+def tags(window: Window, *, dtype: str) -> dict[str, float]:
+    """This module's tags for one window.
+
+    Args:
+        dtype: the compute dtype, whose largest number the headroom is counted from.
+
+    Returns:
+        The last step's values; but for the norm, only where the window ends on a step at which
+        they were measured.
+    """
+    last = {name: float(column[-1]) for name, column in window.rows.items()}
+    found = {"gradients/global_norm": last["global_norm"]}
+    if window.complete:
+        for name in Extent._fields:
+            found[f"gradients/{name}"] = last[name]
+        found["gradients/headroom_bits"] = headroom_bits(last["max_abs"], dtype)
+    return found
 
 
 def _values(gradient: tf.Tensor) -> tf.Tensor:

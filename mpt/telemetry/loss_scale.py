@@ -1,7 +1,7 @@
 """Loss scale.
 
 Tags:
-    loss_scale/scale: factor on the loss of the interval's last step.
+    loss_scale/scale: factor on the loss, as it stands after the interval's last step.
     loss_scale/skipped_steps: steps skipped since the start, for a non-finite gradient.
     loss_scale/skip_rate: share of the interval's steps that were skipped, 0 to 1.
     loss_scale/consecutive_skips: steps skipped in a row, up to the interval's last.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpt import report
 from mpt.telemetry.window import Window
 
 
@@ -57,17 +58,17 @@ class LossScaleHistory:
             self.max_consecutive_skips, int(window.rows["consecutive_skips"].max())
         )
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> report.LossScale:
         """The report's `loss_scale`; `history` is [step, scale] at each change."""
         seen = bool(self.history)
-        return {
-            "mode": self.mode,
-            "initial": self.initial,
-            "final": self.history[-1][1] if seen else self.initial,
-            "min": self.lowest if seen else None,
-            "max": self.highest if seen else None,
-            "skipped_steps": self.skipped_steps,
-            "max_consecutive_skips": self.max_consecutive_skips,
-            "last_overflow_step": self.last_overflow_step,
-            "history": self.history,
-        }
+        return report.LossScale(
+            mode=self.mode,
+            initial=self.initial,
+            final=self.history[-1][1] if seen else self.initial,
+            min=self.lowest if seen else None,
+            max=self.highest if seen else None,
+            skipped_steps=self.skipped_steps,
+            max_consecutive_skips=self.max_consecutive_skips,
+            last_overflow_step=self.last_overflow_step,
+            history=self.history,
+        )

@@ -8,7 +8,7 @@ Tags:
 A CPU has no allocator that tells, so the first two are absent there.
 """
 
-from mpt import device
+from mpt import device, report
 from mpt.telemetry.window import Window
 
 
@@ -23,11 +23,11 @@ def tags(window: Window) -> dict[str, float]:
     return {tag: float(value) for tag, value in values.items() if value is not None}
 
 
-def summary() -> dict[str, int | None]:
+def summary() -> report.Memory:
     """The report's `memory`."""
     measured = device.device_memory()
-    return {
-        "device_peak_bytes": measured["peak"],
-        "device_in_use_bytes": measured["in_use"],
-        "host_rss_peak_bytes": device.host_rss()[1],
-    }
+    return report.Memory(
+        device_peak_bytes=measured["peak"],
+        device_in_use_bytes=measured["in_use"],
+        host_rss_peak_bytes=device.host_rss()[1],
+    )

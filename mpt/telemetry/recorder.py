@@ -47,7 +47,7 @@ class Recorder:
         self._steps_per_epoch = steps_per_epoch
 
     def record(self, step: int, window: Window | None, validation: dict[str, float]) -> None:
-        """Write one row: the tags of `window`, where there is one, and the `validation/*` values."""
+        """Write one row: the tags of `window`, if there is one, and the `validation/*` values."""
         values: dict[str, float] = {}
         if window is not None:
             values |= window.train_values

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpt import report
 from mpt.telemetry.window import Window
 
 
@@ -63,28 +64,22 @@ class Throughput:
     def measured_steps(self) -> int:
         return sum(self._steps)
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> report.Throughput:
         """The report's `throughput`; what no step after the warm-up measured is None."""
         measured = self.measured_steps
-        summary: dict[str, object] = {
-            "examples_per_second": None,
-            "step_time_ms": None,
-            "warmup_steps": self.warmup_steps,
-            "measured_steps": measured,
-            "data_wait_fraction": None,
-        }
+        summary = report.Throughput(warmup_steps=self.warmup_steps, measured_steps=measured)
         if measured:
             steps = np.asarray(self._steps)
             seconds = np.asarray(self._seconds)
             times = np.repeat(1e3 * seconds / steps, steps)
-            summary["examples_per_second"] = measured * self.batch_size / float(seconds.sum())
-            summary["step_time_ms"] = {
-                "median": float(np.median(times)),
-                "p10": float(np.percentile(times, 10)),
-                "p90": float(np.percentile(times, 90)),
-            }
+            summary.examples_per_second = measured * self.batch_size / float(seconds.sum())
+            summary.step_time_ms = report.StepTime(
+                median=float(np.median(times)),
+                p10=float(np.percentile(times, 10)),
+                p90=float(np.percentile(times, 90)),
+            )
         if self._waited_seconds:
-            summary["data_wait_fraction"] = _wait_fraction(self._data_wait, self._waited_seconds)
+            summary.data_wait_fraction = _wait_fraction(self._data_wait, self._waited_seconds)
         return summary
 
 

@@ -1,0 +1,130 @@
+"""Fills a run's report from the run's parts."""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mpt import device as devices
+from mpt import report
+from mpt.execution import Execution
+from mpt.preparation import Prepared
+from mpt.report import RunReport
+from mpt.stopping import Best
+from mpt.telemetry.compute import Compute
+from mpt.training import Training, epochs
+from mpt.tuning import StepsPerExecution
+
+
+@dataclass
+class Clock:
+    """Where a run's wall time goes, s."""
+
+    started: float
+
+    @property
+    def elapsed(self) -> float:
+        return time.time() - self.started
+
+
+def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -> RunReport:
+    """The report of a run that has not begun to train."""
+    config, choice, data = prepared.config, prepared.choice, prepared.data
+    device = asdict(prepared.device)
+    result = RunReport(
+        run_id=run_dir.name,
+        name=f"{prepared.model.name}_{choice.requested}" if config.name == "auto" else config.name,
+        command=command,
+        started_at=_utc(clock.started),
+        config=asdict(config),
+    )
+    result.environment = report.environment()
+    result.device = report.Device(
+        kind=device["kind"],
+        name=device["name"],
+        count=prepared.strategy.num_replicas_in_sync,
+        compute_capability=device["compute_capability"] and list(device["compute_capability"]),
+        driver=device["driver"],
+        concurrent_jobs=None,
+    )
+    result.precision = report.Precision(
+        requested=choice.requested,
+        policy=choice.policy,
+        reason=choice.reason,
+        tf32=choice.tf32,
+        fused_batch_norm=config.precision.fused_batch_norm,
+        table=prepared.table,
+    )
+    result.model.parameters = prepared.model.count_params()
+    result.data = report.Data(
+        name=data.name,
+        train_examples=data.train_examples,
+        validation_examples=data.validation_examples,
+        bad_rows=data.bad_rows,
+        fingerprint=data.fingerprint,
+    )
+    result.training.batch_size = config.batch_size
+    result.warnings = list(prepared.warnings)
+    return result
+
+
+def describe_execution(
+    result: RunReport, prepared: Prepared, execution: Execution, steps: StepsPerExecution
+) -> None:
+    """How steps are run, and why so."""
+    jit = execution.jit
+    result.execution = report.Execution(
+        steps_per_execution=steps.value,
+        jit_compile=jit.enabled,
+        strategy=prepared.config.device.strategy,
+        choice_reasons={"steps_per_execution": steps.reason, "jit_compile": jit.reason},
+    )
+    result.precision.fused_batch_norm = bool(execution.fused)
+    result.wall_seconds.tuning = jit.seconds
+
+
+def describe_outcome(
+    result: RunReport, prepared: Prepared, training: Training, compute: Compute
+) -> None:
+    """What training came to."""
+    outcome = training.outcome
+    tf32 = prepared.choice.tf32 and prepared.compute_dtype == "float32"
+    result.status = outcome.status
+    if outcome.reason is not None:
+        result.reason = report.Reason(**asdict(outcome.reason))
+        if outcome.status == "diverged":
+            result.diagnosis.append(outcome.reason.message)
+    result.training.steps = outcome.steps
+    result.training.epochs = epochs(outcome.steps, prepared.data.steps_per_epoch)
+    result.throughput = training.throughput.summary()
+    result.loss_scale = training.history.summary()
+    achieved = compute.flops_per_second(result.throughput.examples_per_second)
+    result.compute = report.Compute(
+        model_flops_per_second=achieved,
+        utilization=compute.utilization(achieved),
+        peak_flops_per_second=compute.peak,
+        datasheet_flops_per_second=devices.datasheet_peak(
+            prepared.device, "tf32" if tf32 else prepared.compute_dtype
+        ),
+    )
+    result.model.forward_flops_per_example = compute.forward_flops
+    result.metrics.final = dict(outcome.final)
+    result.metrics.best = _best(prepared.best)
+    result.wall_seconds.train = outcome.seconds["train"]
+    result.wall_seconds.evaluate = outcome.seconds["evaluate"]
+
+
+def end(result: RunReport, clock: Clock) -> None:
+    """The end of the run, and its whole time."""
+    result.ended_at = _utc(time.time())
+    result.wall_seconds.total = clock.elapsed
+
+
+def _best(best: Best) -> report.Best | None:
+    if best.value is None:
+        return None
+    return report.Best(value=best.value, step=best.step, name=best.tag)
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
