@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -173,7 +173,7 @@ def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.
     return _mapped(file, shape, order, dtype, start, entry.file_size - header)
 
 
-def _header(stream) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in Fortran order, and dtype; a ValueError where it is no .npy or pickled."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
@@ -192,8 +192,9 @@ def _mapped(
 ) -> np.ndarray:
     expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size < expected:
-        raise ValueError(f"truncated, shape {shape} of {dtype} asks for {expected} bytes, "
-                         f"there are {size}")
+        raise ValueError(
+            f"truncated, shape {shape} of {dtype} asks for {expected} bytes, there are {size}"
+        )
     if expected == 0:
         return np.empty(shape, dtype)
     return np.memmap(file, dtype, "r", start, shape, order="F" if order else "C")

@@ -60,7 +60,8 @@ def _finite(array: np.ndarray, where: str) -> None:
     if array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.dtype.itemsize < 4):
         return
     step = max(1, CHUNK_BYTES // max(1, array[0].nbytes))
-    count, first = 0, []
+    count = 0
+    first: list[int] = []
     for start in range(0, len(array), step):
         chunk = np.asarray(array[start : start + step])
         if chunk.dtype.kind == "f":

@@ -135,9 +135,12 @@ def from_arrays(
         train_rows, held_out_rows = split(
             examples.y, rows, checks.fraction(validation_fraction or 0.0), seed
         )
-        validation_part, source = examples, f"{validation_fraction:g} of the training examples" if (
-            validation_fraction
-        ) else "none"
+        validation_part, source = (
+            examples,
+            f"{validation_fraction:g} of the training examples"
+            if (validation_fraction)
+            else "none",
+        )
     checks.enough(len(train_rows), batch_size, examples.where)
     train = _train(_gather(examples, train_rows, scale), len(train_rows), batch_size, seed, shuffle)
     validation_batches = math.ceil(len(held_out_rows) / batch_size)
@@ -198,9 +201,7 @@ def _train(
         return tf.data.Dataset.from_tensor_slices(tf.reshape(whole, [epochs * steps, batch_size]))
 
     dataset = tf.data.Dataset.range(ENDLESS).flat_map(orders)
-    return finished(
-        dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True)
-    )
+    return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
 
 
 def _validation(gather: Callable, rows: int, batch_size: int) -> tf.data.Dataset:

@@ -209,9 +209,7 @@ def _classes(dataset: tf.data.Dataset, batched: bool, examples: int) -> int | No
     return int(largest) + 1
 
 
-def _cut(
-    dataset: tf.data.Dataset, batched: bool, batch_size: int, drop: bool
-) -> tf.data.Dataset:
+def _cut(dataset: tf.data.Dataset, batched: bool, batch_size: int, drop: bool) -> tf.data.Dataset:
     """`dataset` in batches of `batch_size`."""
     import tensorflow as tf
 

@@ -71,6 +71,7 @@ def _activations() -> list[str]:
     return sorted(
         name
         for name in dir(keras.activations)
-        if name.islower() and name not in ("get", "serialize", "deserialize")
+        if name.islower()
+        and name not in ("get", "serialize", "deserialize")
         and not name.startswith("_")
     )

@@ -16,7 +16,7 @@ def build(
     *,
     function: Callable[..., keras.Model],
     kwargs: Mapping[str, Any] | None = None,
-    shape: Sequence[int],
+    shape: Sequence[int] | None,
     classes: int | None,
     name: str = "python",
 ) -> keras.Model:
@@ -25,7 +25,8 @@ def build(
     Args:
         function: called under the run's precision policy.
         kwargs: its arguments.
-        shape: of one example; passed on as `shape` where the function takes it by name.
+        shape: of one example, None where it has several parts; passed on as `shape` where the
+            function takes it by name.
         classes: of the data; passed on as `classes` where the function takes it by name.
         name: names the run; the model keeps the name that the function gave it.
 
@@ -36,7 +37,10 @@ def build(
 
     arguments = dict(kwargs or {})
     parameters = inspect.signature(function).parameters
-    for key, value in (("shape", tuple(shape)), ("classes", classes)):
+    for key, value in (
+        ("shape", tuple(shape) if shape is not None else None),
+        ("classes", classes),
+    ):
         if key in parameters:
             arguments.setdefault(key, value)
     called = getattr(function, "__qualname__", repr(function))

@@ -7,7 +7,7 @@ in front of a BatchNormalization have no bias: the normalization would cancel it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpt.errors import ConfigurationError
 from mpt.models.inputs import head, image_shape
@@ -115,7 +115,7 @@ def _resnet50(
     return _finished(image, x, classes, outputs, name)
 
 
-def _convolution(x, filters: int, kernel: int, stride: int, name: str, *, relu: bool):
+def _convolution(x: Any, filters: int, kernel: int, stride: int, name: str, *, relu: bool) -> Any:
     """A convolution without bias, its BatchNormalization, and a relu where asked."""
     from keras import layers
 
@@ -132,7 +132,7 @@ def _convolution(x, filters: int, kernel: int, stride: int, name: str, *, relu: 
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def _padded(x, width: int, path: str):
+def _padded(x: Any, width: int, path: str) -> Any:
     """Shortcut A: every second pixel of `x`, with zero channels on both sides up to `width`."""
     from keras import layers
 
@@ -146,13 +146,13 @@ def _padded(x, width: int, path: str):
     )(x)
 
 
-def _joined(x, y, path: str):
+def _joined(x: Any, y: Any, path: str) -> Any:
     from keras import layers
 
     return layers.ReLU(name=f"{path}_relu")(layers.Add(name=f"{path}_add")([x, y]))
 
 
-def _finished(image, x, classes: int | None, outputs: int, name: str) -> keras.Model:
+def _finished(image: Any, x: Any, classes: int | None, outputs: int, name: str) -> keras.Model:
     import keras
 
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
