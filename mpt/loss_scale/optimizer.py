@@ -259,8 +259,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             clean = tf.where(finite, tf.convert_to_tensor(self.step_counter) + 1, zero)
             scale = tf.convert_to_tensor(self.dynamic_scale)
             grow, shrink = clean >= self.growth_steps, skips >= self.hysteresis
-            larger = tf.minimum(scale * self.growth_factor, self.max_scale)
-            smaller = tf.maximum(scale * self.backoff_factor, self.min_scale)
+            larger = tf.minimum(_times(scale, self.growth_factor), self.max_scale)
+            smaller = tf.maximum(_times(scale, self.backoff_factor), self.min_scale)
             self.dynamic_scale.assign(tf.where(grow, larger, tf.where(shrink, smaller, scale)))
             self.step_counter.assign(tf.where(grow, zero, clean))
         self.attempted_steps.assign(number)
@@ -297,6 +297,11 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
         own = {key: getattr(self, key) for key in settings}
         return {"name": self.name, "inner_optimizer": inner, **own}
+
+
+def _times(scale: tf.Tensor, factor: float) -> tf.Tensor:
+    """Rounded once, as PyTorch does: a factor of 0.1 is not a float32 number."""
+    return tf.cast(tf.cast(scale, tf.float64) * factor, tf.float32)
 
 
 def _divided(gradient: Any, scale: tf.Tensor) -> Any:

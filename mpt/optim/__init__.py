@@ -6,7 +6,8 @@ Any optimizer of Keras can be built; Adam, AdamW and SGD update through fused ke
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from mpt.errors import ConfigurationError
 from mpt.optim import schedules
 from mpt.optim.fused import CLASSES, CountedSteps
 
-__all__ = ["build", "plain"]
+__all__ = ["build", "plain", "unwrapped"]
 
 SET_BY_BUILD = (
     "learning_rate",
@@ -123,6 +124,20 @@ def plain(optimizer: keras.Optimizer) -> keras.Optimizer:
         every = twin.__dict__["gradient_accumulation_steps"] or 1
         twin.__dict__["_learning_rate"] = schedules.stretched(rate, every)
     return twin
+
+
+@contextmanager
+def unwrapped(model: keras.Model) -> Iterator[None]:
+    """Within it, `model` carries its `plain` optimizer, so that `model.save` names only Keras."""
+    optimizer, settings = model.optimizer, model._compile_config
+    compiled = dict(settings.config)
+    model.optimizer = plain(optimizer)
+    settings.config = {**compiled, "optimizer": model.optimizer}
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
+        settings.config = compiled
 
 
 def _parameters(base: type[keras.Optimizer]) -> dict[str, inspect.Parameter]:
