@@ -24,7 +24,7 @@ format: $(VENV)/.installed-lint ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(VENV)/.installed ## Measure the step time against bare Keras (tens of minutes)
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove the environment and what was built; runs stay
 	rm -rf $(VENV) build dist .*_cache *.egg-info

@@ -5,6 +5,7 @@ every Hydra program. Around it: recipes and the schema in its store, its errors 
 no folder left by a run that never began.
 """
 
+import functools
 import os
 import re
 import secrets
@@ -103,6 +104,7 @@ def _free(path: str) -> str:
     return candidate
 
 
+@functools.cache
 def register() -> None:
     """Put the schema, the recipes and the resolvers of run_dir where Hydra looks for them."""
     from hydra.core.config_store import ConfigStore
@@ -206,8 +208,18 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) ->
 
     Raises:
         ConfigurationError: whatever Hydra or OmegaConf had to say against the command line.
+        Exception: what `job` raised.
     """
     import hydra
+
+    raised: list[Exception] = []
+
+    def noted(config: Any) -> None:
+        try:
+            job(config)
+        except Exception as error:
+            raised.append(error)
+            raise
 
     register()
     FolderNote.made = ()
@@ -215,7 +227,7 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) ->
         version_base=VERSION_BASE,
         config_path=str(configuration.configs_dir()),
         config_name="train",
-    )(job)
+    )(noted)
     try:
         with _as_program(["mpt train", *flags, *overrides]):
             entry()
@@ -223,6 +235,8 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) ->
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         prune()
+        if error in raised:
+            raise
         raise explain(error, flags, overrides) from error
     except KeyboardInterrupt:
         prune()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -75,17 +76,16 @@ def execute(job: Job) -> int:
         return errors.INTERRUPTED
     except Exception as error:
         if job.debug:
-            raise
+            traceback.print_exception(error)
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  to do:   --debug shows the traceback", file=sys.stderr)
+        if not job.debug:
+            print("  to do:   --debug shows the traceback", file=sys.stderr)
         return errors.FAILED
 
 
 def report(error: ConfigurationError, *, debug: bool) -> None:
     """Print `error` as one block on stderr, after its traceback with `debug`."""
     if debug:
-        import traceback
-
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr)
 

@@ -22,6 +22,10 @@ STATUS = {
 }
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 @dataclass
 class Outcome:
     """What became of one job.
@@ -51,7 +55,7 @@ class Sweep:
 
     command: list[str]
     folder: Path | None = None
-    started_at: str = field(default_factory=lambda: _now())
+    started_at: str = field(default_factory=_now)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def add(self, job: Job, overrides: list[str]) -> None:
@@ -162,7 +166,3 @@ def _number(value: float | str | None, form: str) -> str:
     if isinstance(value, int | float):
         return format(value, form)
     return value if value is not None else "-"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

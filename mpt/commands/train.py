@@ -9,7 +9,7 @@ from mpt.commands import Options
 from mpt.commands.sweep import Sweep
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
-from mpt.instantiate import check_arguments
+from mpt.instantiate import check_allowed, check_arguments
 from mpt.isolation import Job, execute
 
 
@@ -35,6 +35,8 @@ def main(argv: list[str], options: Options) -> int:
     def job(config: Any) -> None:
         run_dir, varied, is_sweep = _place()
         try:
+            if is_sweep:
+                _check_folder(varied)
             prepared = _job(config, flags, overrides, run_dir, command, options)
         except ConfigurationError as error:
             if not is_sweep:
@@ -47,6 +49,8 @@ def main(argv: list[str], options: Options) -> int:
         else:
             codes.append(execute(prepared))
 
+    if "-m" in flags or "--multirun" in flags:
+        _check_folder(overrides)
     try:
         code = composition.drive(flags, overrides, job)
     except KeyboardInterrupt:
@@ -65,13 +69,21 @@ def _place() -> tuple[str, list[str], bool]:
     """The folder that Hydra gave this job, what sets the job apart, and whether it is a sweep's."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    return (
-        hydra.runtime.output_dir,
-        list(hydra.overrides.task),
-        hydra.mode == RunMode.MULTIRUN,
-    )
+    varied = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(varied, list)
+    return hydra.runtime.output_dir, [str(o) for o in varied], hydra.mode == RunMode.MULTIRUN
+
+
+def _check_folder(overrides: list[str]) -> None:
+    if any(override.lstrip("+").startswith("run_dir=") for override in overrides):
+        raise ConfigurationError(
+            "run_dir is the folder of one run, and a sweep has many",
+            where="run_dir",
+            remedy="choose the sweep's folder by hydra.sweep.dir=PATH",
+        )
 
 
 def _job(
@@ -101,6 +113,9 @@ def _job(
         raise
     except Exception as error:
         raise composition.explain(error, flags, overrides) from error
+    for key in ("model", "dataset", "optimizer", "loss", "metrics"):
+        check_allowed(getattr(typed, key), where=key, allow=options.allow)
+    check_allowed(typed.trainer.callbacks, where="trainer.callbacks", allow=options.allow)
     check_arguments(typed.model, where="model", supplied=("shape", "classes"))
     check_arguments(typed.dataset, where="dataset", supplied=("batch_size", "seed"))
     assert isinstance(values, dict)

@@ -1,0 +1,126 @@
+"""What all tests share: the command line in this process, and a stand-in for the runner."""
+
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before any test imports TensorFlow: its C++ part otherwise fills stderr.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def default_keras_policy() -> Iterator[None]:
+    """Put Keras's global policy back, where a test imported Keras and set one."""
+    yield
+    if "keras" in sys.modules and hasattr(sys.modules["keras"], "config"):
+        sys.modules["keras"].config.set_dtype_policy("float32")
+
+
+@dataclass
+class Result:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., Result]:
+    """`mpt(*words)` runs the command line in this process, in an empty folder."""
+    from mpt.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MPT_ALLOW", raising=False)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*words: str) -> Result:
+        capfd.readouterr()
+        code = main(list(words))
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def mpt_process(tmp_path: Path) -> Callable[..., Result]:
+    """`mpt_process(*words)` runs the command line as a process of its own, in an empty folder."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MPT_ALLOW", "HYDRA_FULL_ERROR")
+    }
+    environment["PYTHONPATH"] = str(ROOT)
+
+    def call(*words: str, python: tuple[str, ...] = (), timeout: float = 120) -> Result:
+        done = subprocess.run(
+            [sys.executable, *python, "-m", "mpt", *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@dataclass
+class Run:
+    """One call of the runner's stand-in."""
+
+    config: Any
+    run_dir: Path
+    arguments: dict[str, Any]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Replaces the runner by one that only notes what it is asked for, and ends with 0."""
+    called: list[Run] = []
+
+    def run(config: Any, run_dir: Path, **arguments: Any) -> int:
+        called.append(Run(config, run_dir, arguments))
+        return 0
+
+    stand_in = types.ModuleType("mpt.runner")
+    stand_in.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mpt.runner", stand_in)
+    monkeypatch.setattr("mpt.isolation.import_tensorflow", lambda verbosity: None)
+    return called
+
+
+@pytest.fixture(scope="session")
+def compositions() -> dict[tuple[str, ...], Any]:
+    """What was composed before: Hydra takes half a second each time."""
+    return {}
+
+
+@pytest.fixture
+def compose(compositions: dict[tuple[str, ...], Any]) -> Callable[..., Any]:
+    """`compose(*overrides)` gives the typed configuration that `mpt train *overrides` would."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from mpt.composition import register, settle_length
+    from mpt.config import configs_dir, to_config
+
+    def call(*overrides: str) -> Any:
+        if overrides not in compositions:
+            register()
+            with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
+                compositions[overrides] = hydra_compose("train", settle_length(list(overrides)))
+        return to_config(compositions[overrides])
+
+    return call
