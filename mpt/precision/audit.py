@@ -127,7 +127,7 @@ def _check_outputs(traced: tracing.Trace, plan: Plan, paths: dict[int, str]) -> 
     """Whether the layers of Keras that were singled out give what they compute in."""
     for call in traced.calls:
         asked, source = plan.asked.get(call.layer, ("", ""))
-        single = call.children == 0 and _is_keras(call.layer)
+        single = not call.layer._layers and _is_keras(call.layer)
         if source not in ("override", "head") or not single:
             continue
         if isinstance(call.layer, keras.layers.Lambda | keras.layers.InputLayer):

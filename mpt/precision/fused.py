@@ -142,10 +142,12 @@ def unfused(model: keras.Model) -> Iterator[keras.Model]:
 def _save_as_plain() -> None:
     """Let a save outside `unfused` (Keras's ModelCheckpoint) write plain layers too.
 
-    Keras finds the public name to write in this registry, by class.
+    Keras finds the public name of a layer in this registry by its class, and names the place of
+    its weights by the class's name.
     """
     from keras.src import api_export
 
+    FusedBatchNormalization.__name__ = "BatchNormalization"
     api_export.REGISTERED_OBJS_TO_NAMES[FusedBatchNormalization] = "keras.layers.BatchNormalization"
 
 

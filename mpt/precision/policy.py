@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
+import tensorflow as tf
 
 from mpt.errors import ConfigurationError
 from mpt.precision import trace as tracing
@@ -113,7 +114,17 @@ def build(
 
 def _call(builder: Callable[[], keras.Model], policy: str) -> keras.Model:
     keras.config.set_dtype_policy(policy)
-    model = builder()
+    try:
+        model = builder()
+    except tf.errors.InvalidArgumentError as error:
+        if policy not in HALF:
+            raise
+        # Orthogonal initializers (LSTM, GRU) have no kernel for half-precision weights, say.
+        raise ConfigurationError(
+            f"The model cannot be built with its weights in {policy}: {error.message}",
+            where="precision.policy",
+            remedy=f"take mixed_{policy}, which keeps them in float32",
+        ) from error
     if not isinstance(model, keras.Model):
         raise ConfigurationError(
             f"The model's builder returned {type(model).__name__}, not a keras.Model.",
@@ -223,7 +234,8 @@ def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -
         for cast in tracing.input_casts(traced):
             # A functional model hands its inputs on; others cast them, though each of their
             # layers casts for itself: a float32 first layer would get what float16 left over.
-            if cast.dtype in HALF and cast.passed_on and not keeps_inputs(cast.layer):
+            model_casts = isinstance(cast.layer, keras.Model) and cast.passed_on
+            if model_casts and cast.dtype in HALF and not keeps_inputs(cast.layer):
                 keep_inputs(cast.layer)
                 changed = True
         if once or not changed:
@@ -234,12 +246,14 @@ def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -
 def _refresh_symbolic_outputs(traced: Trace, plan: Plan) -> None:
     """Bring `model.output.dtype` up to date: Keras wrote it down under the former policies."""
     for call in traced.calls:
-        if not is_functional(call.layer):
+        if not call.in_graph or not is_functional(call.layer):
             continue
         for symbolic, tensor in zip(call.layer.outputs, call.outputs, strict=False):
             maker = traced.maker(tensor)
-            made_by_head = maker is not None and maker.layer in plan.heads
-            symbolic._dtype = maker.layer.compute_dtype if made_by_head else tensor.dtype.name
+            if maker is not None and maker.layer in plan.heads:
+                symbolic._dtype = maker.layer.compute_dtype
+            else:
+                symbolic._dtype = tensor.dtype.name
 
 
 def computes_float16(model: keras.Model) -> bool:
@@ -275,6 +289,7 @@ def table(model: keras.Model) -> list[dict[str, str]]:
     """Each layer's path, class, variable dtype, compute dtype and their source, parents first.
 
     The source is global (the policy), override (a rule), head, or layer (the model's own code).
+    A subclassed model that hands its inputs on as they come has inputs: uncast too.
     """
     plan = _PLANS.get(model) or Plan(policy_name(model))
     rows = []
@@ -287,6 +302,7 @@ def table(model: keras.Model) -> list[dict[str, str]]:
                 "variable_dtype": layer.variable_dtype,
                 "compute_dtype": layer.compute_dtype,
                 "source": plan.asked.get(layer, ("", own))[1],
+                **({"inputs": "uncast"} if keeps_inputs(layer) else {}),
             }
         )
     return rows
@@ -319,6 +335,8 @@ def apply_table(model: keras.Model, rows: Sequence[Mapping[str, str]]) -> None:
             name = join_policy(*_dtypes(row))
             if policy_name(layer) != name:
                 set_policy(layer, name)
+            if row.get("inputs") == "uncast":
+                keep_inputs(layer)
             plan.original[layer] = name
             plan.asked[layer] = (name, row["source"])
     add_losses_in_float32(model)

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mpt.precision.layers import walk
+from mpt.precision.layers import is_container, walk
 
 # What makes a logit out of features; other operations only shape or combine them.
 _CONTRACTIONS = frozenset(
@@ -28,13 +28,15 @@ _CONTRACTIONS = frozenset(
 class Call:
     """One call of a layer: the operations from `start` to before `end` were made inside it.
 
-    A call in a loop's or a branch's own graph has start = end; `children` counts the others.
+    A call inside a layer of Keras's own, or in a loop's or a branch's own graph, has no
+    operations: start = end. `children` counts the calls inside this one that have some.
     """
 
     layer: keras.layers.Layer
     start: int = 0
     end: int = 0
     children: int = 0
+    in_graph: bool = False
     outputs: list[tf.Tensor] = field(default_factory=list)
 
 
@@ -111,15 +113,16 @@ def _recorded(model: keras.Model, graph: tf.Graph, calls: list[Call]) -> Iterato
             if stack and stack[-1].layer is layer:
                 return original(layer, *args, **kwargs)  # a __call__ that called its parent's
             call = Call(layer)
+            calls.append(call)
             outside = tf.compat.v1.get_default_graph() is graph
-            if outside:
-                call.start = graph.version
+            if not outside or any(_is_unit(each.layer) for each in stack):
+                outputs = original(layer, *args, **kwargs)
+            else:
+                call.start, call.in_graph = graph.version, True
                 if stack:
                     stack[-1].children += 1
                 stack.append(call)
-            calls.append(call)
-            outputs = original(layer, *args, **kwargs)
-            if outside:
+                outputs = original(layer, *args, **kwargs)
                 stack.pop()
                 call.end = graph.version
             call.outputs = _tensors(outputs)
@@ -136,12 +139,20 @@ def _recorded(model: keras.Model, graph: tf.Graph, calls: list[Call]) -> Iterato
     }
     originals = {cls: vars(cls)["__call__"] for cls in classes}
     for cls, original in originals.items():
-        cls.__call__ = recording(original)
+        cls.__call__ = recording(original)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for cls, original in originals.items():
-            cls.__call__ = original
+            cls.__call__ = original  # type: ignore[method-assign]
+
+
+def _is_unit(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is one of Keras's own, with what is in it: LSTM, MultiHeadAttention.
+
+    Taken whole, it also saves whole: a `.keras` file has one policy for it and its children.
+    """
+    return not is_container(layer) and type(layer).__module__.startswith("keras.")
 
 
 def _tensors(structure: Any) -> list[tf.Tensor]:
@@ -171,43 +182,61 @@ def heads(traced: Trace) -> Heads:
     """
     found = Heads()
     constant = _constants(traced)
+    passing = _passing(traced)
     queue = deque((tensor, 0) for tensor in traced.outputs if tensor.dtype.is_floating)
     seen: set[int] = set()
     while queue:
         tensor, merges = queue.popleft()
+        for layer in passing.get(tensor.name, ()):
+            _add(found.layers, layer)
         position = traced.index[tensor.op.name]
         call = traced.owners[position]
         if position in seen or call is None:
             continue
         leaf = call.children == 0 and call is not traced.calls[0]
-        if leaf:
-            region = range(call.start, call.end)
-            _add(found.layers, call.layer)
-        else:
-            region = range(position, position + 1)
-        seen.update(region)
-        operations = [traced.operations[i] for i in region]
-        if any(_is_opaque(op) for op in operations) or (
-            not leaf and _contracts_weights(operations[0], traced, constant)
-        ):
-            if not leaf:
-                _add(found.hidden, call.layer)
-            continue
-        sources = {
-            t.name: t
-            for op in operations
-            for t in op.inputs
-            if t.dtype.is_floating
-            and traced.index[t.op.name] not in region
-            and not constant[traced.index[t.op.name]]
-        }
+        region = range(call.start, call.end) if leaf else range(position, position + 1)
+        sources = _sources(traced, region, constant)
         merges += len(sources) > 1
-        if merges > 1:
+        operations = [traced.operations[i] for i in region]
+        weights = any(_is_opaque(op) for op in operations)
+        if merges > 1 and not weights:
             continue
-        for source in sources.values():
+        seen.update(region)
+        if leaf:
+            _add(found.layers, call.layer)
+        elif weights or _contracts_weights(operations[0], traced, constant):
+            weights = True
+            _add(found.hidden, call.layer)
+        if not weights:
             # Ways without a merge go first, so that each position is reached by its shortest.
-            (queue.append if len(sources) > 1 else queue.appendleft)((source, merges))
+            put = queue.append if len(sources) > 1 else queue.appendleft
+            for source in sources:
+                put((source, merges))
     return found
+
+
+def _sources(traced: Trace, region: range, constant: list[bool]) -> list[tf.Tensor]:
+    """What the operations of `region` take from outside, but for weights and constants."""
+    taken = {
+        tensor.name: tensor
+        for position in region
+        for tensor in traced.operations[position].inputs
+        if (tensor.dtype.is_floating or tensor.dtype == tf.variant)
+        and traced.index[tensor.op.name] not in region
+        and not constant[traced.index[tensor.op.name]]
+    }
+    return list(taken.values())
+
+
+def _passing(traced: Trace) -> dict[str, list[keras.layers.Layer]]:
+    """Per tensor, layers that hand it on as it is, as Dropout does outside training."""
+    passing: dict[str, list[keras.layers.Layer]] = {}
+    for call in traced.calls[1:]:
+        if call.children == 0 and call.in_graph:
+            for tensor in call.outputs:
+                if not call.start <= traced.index[tensor.op.name] < call.end:
+                    passing.setdefault(tensor.name, []).append(call.layer)
+    return passing
 
 
 def _add(layers: list[keras.layers.Layer], layer: keras.layers.Layer) -> None:
