@@ -36,6 +36,7 @@ def make_execution(prepared: Prepared) -> Execution:
     iterator = iterate(prepared.data.train, prepared.strategy)
     choice = tuning.choose_jit(
         trainer.jit_compile,
+        total_steps=prepared.total_steps,
         replicas=prepared.strategy.num_replicas_in_sync,
         deterministic=prepared.config.device.deterministic,
     )

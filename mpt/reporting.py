@@ -64,6 +64,9 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         fingerprint=data.fingerprint,
     )
     result.training.batch_size = config.batch_size
+    optimizer = prepared.optimizer
+    result.loss_scale.mode = optimizer.mode
+    result.loss_scale.initial = float(optimizer.dynamic_scale.numpy())
     result.warnings = list(prepared.warnings)
     return result
 

@@ -99,7 +99,7 @@ def _train(
     )
     execution = make_execution(prepared)
     throughput = Throughput(config.trainer.warmup_steps, config.batch_size)
-    history = LossScaleHistory(prepared.optimizer.mode, float(prepared.optimizer.initial_scale))
+    history = LossScaleHistory(str(result.loss_scale.mode), float(result.loss_scale.initial or 1))
     sources = [*SOURCES, compute.tags]
     if config.telemetry.gradients:
         sources.append(partial(gradients.tags, dtype=prepared.compute_dtype))

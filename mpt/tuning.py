@@ -85,7 +85,9 @@ class JitChoice:
 Timed = Callable[[int], float]  # runs some steps, waits for the device, gives their time in s
 
 
-def choose_jit(asked: bool | str, *, replicas: int, deterministic: bool) -> JitChoice | None:
+def choose_jit(
+    asked: bool | str, *, total_steps: int, replicas: int, deterministic: bool
+) -> JitChoice | None:
     """The choice where no measurement is needed, else None."""
     if asked != "auto":
         return JitChoice(bool(asked), "as configured")
@@ -93,6 +95,8 @@ def choose_jit(asked: bool | str, *, replicas: int, deterministic: bool) -> JitC
         return JitChoice(False, "XLA does not run under tf.distribute's mirrored variables")
     if deterministic:
         return JitChoice(False, "device.deterministic leaves nothing to a measurement")
+    if total_steps < SHORTEST_RUN:
+        return JitChoice(False, f"not measured: the run has fewer than {SHORTEST_RUN} steps")
     return None
 
 
@@ -111,8 +115,8 @@ def measure_jit(
         total_steps: steps of the run.
         worthwhile_seconds: shortest expected run, s, for which compiling is tried.
     """
+    plain(1)  # traces, which the run needs anyway
     start = time.perf_counter()
-    plain(1)
     step = plain(2) / 2
     if step * total_steps < worthwhile_seconds:
         return JitChoice(

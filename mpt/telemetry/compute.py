@@ -109,30 +109,34 @@ def _split_operands(operands: str) -> list[str]:
     return re.split(r",\s*(?![^\[{]*[\]}])", operands.strip())
 
 
-def matmul_peak(dtype: str, *, budget_seconds: float = 0.3) -> float | None:
+def matmul_peak(dtype: str) -> float | None:
     """Highest rate of a square matrix product on the default device, FLOP/s.
 
-    Sizes double until one product takes 10 ms (or 8192 is reached); the fastest of the
+    Sizes double until one product takes 10 ms (or 8192 is reached); the fastest of four
     repetitions counts. None where `dtype` has no matrix product there.
     """
-    product = tf.function(lambda a, b: tf.reduce_max(tf.cast(tf.matmul(a, b)[:1, :1], tf.float32)))
-    best, size = 0.0, 128
-    end = time.perf_counter() + budget_seconds
     try:
-        while size <= 8192 and time.perf_counter() < end:
-            a = tf.ones((size, size), dtype)
-            product(a, a).numpy()
-            shortest = float("inf")
-            for _ in range(4):
-                start = time.perf_counter()
-                product(a, a).numpy()
-                shortest = min(shortest, time.perf_counter() - start)
-                if time.perf_counter() > end:
-                    break
-            best = max(best, 2.0 * size**3 / shortest)
-            if shortest > 0.01:
-                break
-            size *= 2
+        return _highest_rate(tf.as_dtype(dtype))
     except (tf.errors.OpError, TypeError):
         return None
-    return best or None
+
+
+def _highest_rate(dtype: tf.DType) -> float:
+    @tf.function(input_signature=[tf.TensorSpec([None, None], dtype)])
+    def product(a: tf.Tensor) -> tf.Tensor:
+        # The whole product must be made, and one number of it brought to the host.
+        return tf.reduce_max(tf.linalg.matmul(a, a))
+
+    best, size, shortest = 0.0, 128, 0.0
+    while size <= 8192 and shortest < 0.01:
+        a = tf.cast(tf.fill((size, size), 1e-3), dtype)
+        product(a).numpy()
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            product(a).numpy()
+            times.append(time.perf_counter() - start)
+        shortest = min(times)
+        best = max(best, 2.0 * size**3 / shortest)
+        size *= 2
+    return best

@@ -54,13 +54,16 @@ def test_blocks_survive_calls_cut_short_by_an_edge():
 
 
 def test_xla_is_left_alone_where_it_cannot_be_measured():
-    def asked(value, replicas=1, deterministic=False):
-        return choose_jit(value, replicas=replicas, deterministic=deterministic)
+    def asked(value, replicas=1, deterministic=False, total_steps=5_000):
+        return choose_jit(
+            value, total_steps=total_steps, replicas=replicas, deterministic=deterministic
+        )
 
     assert asked(True).enabled
     assert not asked(False).enabled
     assert not asked("auto", replicas=2).enabled
     assert not asked("auto", deterministic=True).enabled
+    assert not asked("auto", total_steps=50).enabled
     assert asked("auto") is None
 
 
