@@ -68,6 +68,8 @@ def to_config(values: Any) -> TrainConfig:
     """
     from omegaconf import OmegaConf
 
+    if OmegaConf.is_config(values):  # plain, for a node may admit keys that the schema lacks
+        values = OmegaConf.to_container(values, resolve=True)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
     assert isinstance(config, TrainConfig)
     check(config)

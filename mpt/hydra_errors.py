@@ -120,16 +120,22 @@ def _key_of(override: str) -> str:
 def _keys(overrides: list[str], flags: list[str]) -> list[str]:
     """All dotted keys of the configuration, composed without the faulty overrides."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     choices = [o for o in overrides if "." not in _key_of(o) and not o.startswith(("+", "~"))]
     extra = _config_dirs(flags)
     search = [f"hydra.searchpath=[{','.join(extra)}]"] if extra else []
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
-        try:
-            composed = compose("train", [*choices, *search])
-        except Exception:  # more than one override is wrong
-            composed = compose("train")
+    current = GlobalHydra.instance()
+    running, current.hydra = current.hydra, None  # a job may be what is explained
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
+            try:
+                composed = compose("train", [*choices, *search])
+            except Exception:  # more than one override is wrong
+                composed = compose("train")
+    finally:
+        current.hydra = running
     found: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:

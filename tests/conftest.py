@@ -1,5 +1,6 @@
 """What all tests share: the command line in this process, and a stand-in for the runner."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -42,6 +43,10 @@ def mpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MPT_ALLOW", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    root = logging.getLogger()
+    # Hydra's --info leaves a handler and a level of its own.
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+    monkeypatch.setattr(root, "level", root.level)
 
     def call(*words: str) -> Result:
         capfd.readouterr()
