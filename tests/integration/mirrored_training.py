@@ -38,7 +38,8 @@ def model(*, random: bool) -> keras.Model:
     return keras.Sequential([*layers, keras.layers.Dense(3, name="two")])
 
 
-def train(strategy, data, *, mode: str, name: str, random: bool = True) -> dict:
+def train(strategy, runs: dict, *, mode: str, name: str, random: bool = True) -> dict:
+    """Trains once on each of `runs`, always from the same start."""
     keras.utils.set_random_seed(11)
     with strategy.scope():
         net = model(random=random)
@@ -47,7 +48,7 @@ def train(strategy, data, *, mode: str, name: str, random: bool = True) -> dict:
         optimizer = LossScaleOptimizer(inner, **scale)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         net.compile(optimizer, loss, metrics=["accuracy"], auto_scale_loss=False)
-        net._symbolic_build(data_batch=data[0])
+        net._symbolic_build(data_batch=batches(None)[0])
         optimizer.build(net.trainable_variables)
     run = guarded(net, net.train_step, strategy)
 
@@ -56,37 +57,38 @@ def train(strategy, data, *, mode: str, name: str, random: bool = True) -> dict:
         run(next(iterator))
         return optimizer.telemetry()
 
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (np.concatenate([x for x, _ in data]), np.concatenate([y for _, y in data]))
-    ).batch(ROWS)
-    iterator = iter(strategy.experimental_distribute_dataset(dataset))
-    telemetry = [{k: float(v) for k, v in call(iterator).items()} for _ in data]
-    state = {}
-    for kind, variables in (
-        ("weights", net.variables),
-        ("slots", inner.variables),
-        ("metrics", net.metrics_variables),
-    ):
-        state[kind] = [
-            part.numpy().astype("float64").ravel().tolist()
-            for variable in variables
-            for part in strategy.experimental_local_results(variable.value)
-        ]
-    return {"state": state, "telemetry": telemetry}
+    kinds = {"weights": net.variables, "metrics": net.metrics_variables, "slots": inner.variables}
+    every = [v for kind in (*kinds.values(), optimizer.variables) for v in kind]
+    parts = [p for v in every for p in strategy.experimental_local_results(v.value)]
+    start = [part.numpy() for part in parts]
+    result = {}
+    for label, data in runs.items():
+        for part, value in zip(parts, start, strict=True):
+            part.assign(value)
+        columns = tuple(np.concatenate(column) for column in zip(*data, strict=True))
+        dataset = tf.data.Dataset.from_tensor_slices(columns).batch(ROWS, drop_remainder=True)
+        iterator = iter(strategy.experimental_distribute_dataset(dataset))
+        telemetry = [{k: float(v) for k, v in call(iterator).items()} for _ in data]
+        state = {
+            kind: [
+                part.numpy().astype("float64").ravel().tolist()
+                for variable in variables
+                for part in strategy.experimental_local_results(variable.value)
+            ]
+            for kind, variables in kinds.items()
+        }
+        result[label] = {"state": state, "telemetry": telemetry}
+    return result
 
 
 def main(mode: str) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    good = batches(None)
-    result = {
-        half: train(strategy, batches(half), mode=mode, name="adam")
-        for half in ("first", "second", "both")
-    }
-    result["clean"] = train(strategy, good, mode=mode, name="adam")
+    runs = {half: batches(half) for half in ("first", "second", "both")}
+    result = train(strategy, {**runs, "clean": batches(None)}, mode=mode, name="adam")
     for name, where in (("mirrored", strategy), ("alone", tf.distribute.get_strategy())):
-        result[name] = train(where, good, mode=mode, name="sgd", random=False)
+        result |= train(where, {name: batches(None)}, mode=mode, name="sgd", random=False)
     print(json.dumps(result))
 
 

@@ -21,12 +21,6 @@ WITH = [*range(3), BAD, *range(3, GOOD)]
 WITHOUT = list(range(GOOD))
 
 
-@pytest.fixture(autouse=True)
-def float32_afterwards():
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 class Training:
     """A tiny model with everything that a step changes, and calls of any number of steps."""
 
@@ -137,13 +131,14 @@ def test_so_it_is_in_mixed_precision(policy, bad, jit):
     check_the_bad_batch_leaves_no_trace(Training(**setting))
 
 
-@pytest.mark.parametrize("inner", ["sgd", "adam", "lion"])
-@pytest.mark.parametrize("mode", ["dynamic", "fixed", "none"])
+@pytest.mark.parametrize(
+    ("mode", "inner"), [("dynamic", "adam"), ("fixed", "sgd"), ("none", "lion")]
+)
 def test_a_skipped_step_changes_nothing_and_a_clean_one_everything(mode, inner):
     training = Training(mode=mode, inner=inner).run([0], 1)
     before = training.state()
     training.run([BAD], 1)
-    assert not bool(training.optimizer.finite)
+    assert not training.optimizer.finite.numpy()
     assert math.isnan(float(training.optimizer.batch_loss))
     assert differing(before, training.state()) == set()
     training.run([1], 1)
@@ -203,10 +198,10 @@ def test_two_replicas_take_the_same_answer_whoever_had_the_nan(mode):
     for half in ("first", "second", "both"):
         assert result[half]["state"] == result["clean"]["state"]
         steps = result[half]["telemetry"]
-        assert [step["finite"] for step in steps] == [1, 0, 1, 1]
-        assert [math.isnan(step["loss"]) for step in steps] == [False, True, False, False]
-        halved = [4, 2, 2, 2] if mode == "dynamic" else [steps[0]["scale"]] * 4
-        assert [step["scale"] for step in steps] == halved
+        assert [step["finite"] for step in steps] == [1, 0, 1, 1, 1]
+        assert [math.isnan(step["loss"]) for step in steps] == [False, True, *[False] * 3]
+        scales = [4, 2, 2, 2, 2] if mode == "dynamic" else [1 if mode == "none" else 4] * 5
+        assert [step["scale"] for step in steps] == scales
     weights = result["clean"]["state"]["weights"]
     assert all(math.isfinite(value) for part in weights for value in part)
 
