@@ -92,5 +92,5 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)
-    images = ((pixels - MEAN) / DEVIATION).astype(np.float32).reshape(-1, 8, 8, 1)
-    return images, labels.astype(np.int32)
+    images = (pixels.astype(np.float32) - np.float32(MEAN)) / np.float32(DEVIATION)
+    return images.reshape(-1, 8, 8, 1), labels.astype(np.int32)
