@@ -45,7 +45,7 @@ def build(
         path: a .npz file with x, y and perhaps x_val, y_val; or a folder with x.npy, y.npy and
             perhaps x_val.npy, y_val.npy; or a .npy file of x, together with `labels`.
         batch_size: rows in a training batch.
-        seed: of the split, by class, and of the order.
+        seed: of the order; the split, by class, is the same for every seed.
         labels: a .npy file of y, where `path` is a .npy file.
         validation_fraction: share of the rows for validation, where there is no x_val.
         shuffle: a new order for each epoch.

@@ -43,7 +43,7 @@ def build(
 
     Args:
         batch_size: rows in a training batch.
-        seed: of the split, by class, and of the order.
+        seed: of the order; the split, by class, is the same for every seed.
         validation_fraction: null takes the official test files for validation; a number draws
             that share of the training files instead and leaves the test files unused.
         shuffle: a new order for each epoch.

@@ -40,7 +40,7 @@ def build(
     Args:
         source: mnist, fashion_mnist, cifar10 or cifar100 (its 100 fine labels).
         batch_size: rows in a training batch.
-        seed: of the split, by class, and of the order.
+        seed: of the order; the split, by class, is the same for every seed.
         validation_fraction: null takes the official test split for validation; a number draws that
             share of the training split instead and leaves the test split unused.
         shuffle: a new order for each epoch.

@@ -94,6 +94,7 @@ def from_arrays(
     take: int | None = None,
     scale: float | None = None,
     held_out_name: str = "official test split",
+    split_seed: int = 0,
 ) -> Data:
     """Checked, split and batched examples.
 
@@ -107,7 +108,8 @@ def from_arrays(
         held_out: the validation examples where `validation_fraction` is None.
         name: of the source.
         batch_size: rows in a training batch.
-        seed: of the draws and of the order.
+        seed: of the order. The draws do not follow it: a model that goes on from the weights of
+            another seed's run must not meet that run's training examples in its validation.
         validation_fraction: share of the rows drawn for validation, in [0, 1), by class where y is
             a class.
         shuffle: a new order for each epoch; False keeps the rows' own.
@@ -116,6 +118,7 @@ def from_arrays(
         take: draw only so many rows before the split; None takes all.
         scale: factor for x.
         held_out_name: names `held_out` in `Data.validation_source`.
+        split_seed: of the draws.
 
     Raises:
         ConfigurationError: as `mpt.data.checks` says.
@@ -127,13 +130,13 @@ def from_arrays(
         raise checks.different_shapes(examples, rest[0])
     classes = checks.labels([examples, *rest], classes)
     fingerprint = checks.fingerprint([examples, *rest])
-    rows = draw(examples.y, take, seed)
+    rows = draw(examples.y, take, split_seed)
     if validation_fraction is None and rest:
         train_rows, held_out_rows = rows, np.arange(len(rest[0]))
         validation_part, source = rest[0], held_out_name
     else:
         train_rows, held_out_rows = split(
-            examples.y, rows, checks.fraction(validation_fraction or 0.0), seed
+            examples.y, rows, checks.fraction(validation_fraction or 0.0), split_seed
         )
         validation_part, source = (
             examples,

@@ -179,14 +179,14 @@ def _count(dataset: tf.data.Dataset, batched: bool, given: int | None, role: str
     if not batched:
         if length >= 0:
             return length
-        return int(dataset.reduce(tf.constant(0, tf.int64), lambda n, *_: n + 1))
+        return int(dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
     rows = tf.nest.flatten(dataset.element_spec)[0].shape[0]
     if length >= 0 and rows is not None:
         return length * rows
     return int(
         dataset.reduce(
             tf.constant(0, tf.int64),
-            lambda n, *parts: n + tf.shape(tf.nest.flatten(parts)[0], tf.int64)[0],
+            lambda count, batch: count + tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0],
         )
     )
 
@@ -202,11 +202,20 @@ def _classes(dataset: tf.data.Dataset, batched: bool, examples: int) -> int | No
         dataset = dataset.take(examples)
     elif int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         dataset = dataset.take(examples // max(1, y.shape[0] or 1))
-    largest = dataset.reduce(
-        tf.constant(0, tf.int64),
-        lambda top, *parts: tf.maximum(top, tf.reduce_max(tf.cast(parts[1], tf.int64))),
+    lowest, highest = dataset.reduce(
+        (tf.constant(0, tf.int64), tf.constant(0, tf.int64)),
+        lambda range_, row: (
+            tf.minimum(range_[0], tf.reduce_min(tf.cast(row[1], tf.int64))),
+            tf.maximum(range_[1], tf.reduce_max(tf.cast(row[1], tf.int64))),
+        ),
     )
-    return int(largest) + 1
+    if int(lowest) < 0:
+        raise ConfigurationError(
+            f"the training dataset has the label {int(lowest)}; classes are counted from 0",
+            where="dataset.function",
+            remedy="correct the labels, or make them floats for a regression",
+        )
+    return int(highest) + 1
 
 
 def _cut(dataset: tf.data.Dataset, batched: bool, batch_size: int, drop: bool) -> tf.data.Dataset:

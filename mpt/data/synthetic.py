@@ -19,6 +19,7 @@ FOLLOWED = 0.9
 """Share of the tokens that follow from the token before; the rest is drawn at random."""
 
 LARGEST_BYTES = 16 * 2**30
+CONTENT_SEED = 0
 
 
 def build(
@@ -45,7 +46,7 @@ def build(
 
     Args:
         batch_size: rows in a training batch.
-        seed: of the content, the split and the order.
+        seed: of the order; content and split are the same for every seed.
         validation_fraction: share of the rows for validation.
         shuffle: a new order for each epoch.
         shape: of x, without the batch; has no use for tokens.
@@ -67,7 +68,7 @@ def build(
             where="dataset.length" if length is None else "dataset.vocabulary",
             remedy="set both, or neither",
         )
-    random = np.random.default_rng((seed, 0))
+    random = np.random.default_rng(CONTENT_SEED)
     _size({"examples": examples}, 1)
     if vocabulary is not None and length is not None:
         _size({"vocabulary": vocabulary, "length": length}, examples * 2)

@@ -1,0 +1,250 @@
+"""Batches: their order, shapes, dtypes, values and split."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mpt.data import pipeline
+from mpt.data.pipeline import Data, Examples, from_arrays
+from mpt.errors import ConfigurationError
+
+
+def rows(count: int, **changes: Any) -> Examples:
+    """x holds the row's number, y its class of three."""
+    x = np.arange(count, dtype=np.float32)[:, np.newaxis]
+    y = np.arange(count, dtype=np.int64) % 3
+    return Examples(**{"x": x, "y": y, "where": "rows", **changes})
+
+
+def build(examples: Examples, *others: Examples, **changes: Any) -> Data:
+    arguments: dict[str, Any] = {
+        "name": "rows",
+        "batch_size": 4,
+        "seed": 0,
+        "validation_fraction": 0.25,
+        "shuffle": True,
+        "classes": None,
+    }
+    return from_arrays(examples, *others, **{**arguments, **changes})
+
+
+def order(dataset: tf.data.Dataset, batches: int) -> list[int]:
+    return [int(v) for x, _ in dataset.take(batches) for v in x[:, 0].numpy()]
+
+
+def test_sizes_and_spec() -> None:
+    data = build(rows(30))
+    assert (data.train_examples, data.validation_examples) == (22, 8)
+    assert (data.steps_per_epoch, data.validation_batches) == (5, 2)
+    assert (data.shape, data.classes, data.bad_rows) == ((1,), 3, 0)
+    assert data.element_spec == (
+        tf.TensorSpec((4, 1), tf.float32),
+        tf.TensorSpec((4,), tf.int32),
+    )
+    assert data.validation_source == "0.25 of the training examples"
+
+
+def test_an_epoch_has_each_row_at_most_once_and_none_of_the_validation() -> None:
+    data = build(rows(30))
+    seen = order(data.train, 10)
+    held_out = set(order(data.validation, 2))
+    assert len(held_out) == 8
+    for epoch in (seen[:20], seen[20:]):
+        assert len(set(epoch)) == 20
+        assert not held_out & set(epoch)
+    assert seen[:20] != seen[20:]
+
+
+def test_rows_left_over_change_from_epoch_to_epoch() -> None:
+    seen = order(build(rows(30)).train, 50)
+    left_over = {
+        frozenset(set(seen) - set(seen[start : start + 20])) for start in range(0, 200, 20)
+    }
+    assert len(left_over) > 5
+
+
+def test_order_follows_the_seed_and_the_split_does_not() -> None:
+    first, again, other = (build(rows(400), seed=seed) for seed in (5, 5, 6))
+    assert order(first.train, 100) == order(again.train, 100)
+    assert order(first.train, 100) != order(other.train, 100)
+    assert order(first.validation, 25) == order(other.validation, 25)
+    assert first.fingerprint == other.fingerprint
+
+
+def test_neighbouring_epochs_have_unrelated_orders() -> None:
+    steps = 15_000 // 128
+    data = build(rows(20_000), batch_size=128)
+    seen = order(data.train, 3 * steps)
+    epochs = [np.array(seen[i * steps * 128 : (i + 1) * steps * 128]) for i in range(3)]
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        assert abs(np.corrcoef(epochs[a], epochs[b])[0, 1]) < 0.05
+
+
+def test_without_shuffle_rows_keep_their_order() -> None:
+    data = build(rows(8), shuffle=False, validation_fraction=0)
+    assert order(data.train, 4) == [*range(8), *range(8)]
+    assert data.validation is None
+    assert (data.validation_batches, data.validation_source) == (0, "none")
+
+
+def test_validation_repeats_whole_passes_with_a_partial_last_batch() -> None:
+    data = build(rows(30), rows(10, where="held out"), validation_fraction=None)
+    sizes = [len(x) for x, _ in data.validation.take(2 * data.validation_batches)]
+    assert sizes == [4, 4, 2, 4, 4, 2]
+    assert order(data.validation, 3) == list(range(10))
+    assert data.train_examples == 30
+    assert data.validation_source == "official test split"
+
+
+def test_a_fraction_leaves_the_held_out_examples_unused() -> None:
+    data = build(rows(30), rows(10, where="held out"), validation_fraction=0.5)
+    assert (data.train_examples, data.validation_examples) == (15, 15)
+
+
+def test_each_class_is_split_in_the_same_ratio() -> None:
+    y = np.repeat([0, 1, 2], [60, 30, 10])
+    data = build(rows(100, y=y), validation_fraction=0.2)
+    labels = np.concatenate([y.numpy() for _, y in data.validation.take(5)])
+    assert np.bincount(labels).tolist() == [12, 6, 2]
+
+
+def test_examples_are_drawn_by_class_before_the_split() -> None:
+    y = np.repeat([0, 1], [80, 20])
+    data = build(rows(100, y=y), take=50, validation_fraction=0)
+    labels = np.concatenate([y.numpy() for _, y in data.train.take(12)])
+    assert data.train_examples == 50
+    assert np.bincount(labels)[1] == pytest.approx(10, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "expected", "dtype"),
+    [
+        (np.array([[0], [255]], np.uint8), None, [0, 1], tf.float32),
+        (np.array([[0], [255]], np.uint8), 1.0, [0, 255], tf.float32),
+        (np.array([[7], [9]], np.int64), None, [7, 9], tf.int32),
+        (np.array([[7], [9]], np.int16), 0.5, [3.5, 4.5], tf.float32),
+        (np.array([[True], [False]]), None, [1, 0], tf.float32),
+        (np.array([[0.5], [2]], np.float64), None, [0.5, 2], tf.float32),
+        (np.array([[0.5], [2]], np.float16), 2.0, [1, 4], tf.float32),
+        (np.array([[0.5], [2]], ">f4"), None, [0.5, 2], tf.float32),
+    ],
+)
+def test_dtype_and_scale(
+    stored: np.ndarray, scale: float | None, expected: list[float], dtype: tf.DType
+) -> None:
+    y = np.zeros(2, np.uint8)
+    data = build(
+        Examples(stored, y, "two"),
+        batch_size=2,
+        validation_fraction=0,
+        shuffle=False,
+        scale=scale,
+    )
+    x, y_batch = next(iter(data.train))
+    assert (x.dtype, y_batch.dtype) == (dtype, tf.int32)
+    assert x[:, 0].numpy().tolist() == pytest.approx(expected)
+
+
+def test_float_labels_are_a_regression() -> None:
+    data = build(rows(30, y=np.linspace(0, 1, 30)))
+    assert data.classes is None
+    assert data.element_spec[1].dtype == tf.float32
+
+
+def test_labels_in_a_column_lose_it_and_masks_keep_their_axes() -> None:
+    assert build(rows(30, y=np.zeros((30, 1), np.uint8))).element_spec[1].shape == (4,)
+    assert build(rows(30, y=np.zeros((30, 5, 5), bool))).element_spec[1].shape == (4, 5, 5)
+
+
+def test_the_place_in_the_data_can_be_saved_and_restored(tmp_path: Any) -> None:
+    data = build(rows(30))
+    iterator = iter(data.train)
+    for _ in range(7):
+        next(iterator)
+    checkpoint = tf.train.Checkpoint(iterator=iterator)
+    path = checkpoint.write(str(tmp_path / "place"))
+    following = [next(iterator)[0].numpy().tolist() for _ in range(9)]
+    fresh = iter(build(rows(30)).train)
+    tf.train.Checkpoint(iterator=fresh).read(path).assert_consumed()
+    assert [next(fresh)[0].numpy().tolist() for _ in range(9)] == following
+
+
+def test_the_autotuner_is_off() -> None:
+    data = build(rows(30))
+    assert data.train.options().autotune.enabled is False
+    assert data.validation.options().autotune.enabled is False
+
+
+def test_large_maps_are_read_by_the_batch(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(60, dtype=np.uint8).reshape(30, 2)
+    np.save(tmp_path / "x.npy", values)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    in_memory = build(rows(30, x=mapped))
+    monkeypatch.setattr(pipeline, "MEMORY_MAP_ABOVE", 1)
+    from_file = build(rows(30, x=mapped))
+    assert pipeline.is_large_map(mapped)
+    assert from_file.element_spec == in_memory.element_spec
+    for (x, y), (x_file, y_file) in zip(
+        in_memory.train.take(12), from_file.train.take(12), strict=True
+    ):
+        np.testing.assert_array_equal(x, x_file)
+        np.testing.assert_array_equal(y, y_file)
+    np.testing.assert_array_equal(
+        np.concatenate([x for x, _ in in_memory.validation.take(2)]),
+        np.concatenate([x for x, _ in from_file.validation.take(2)]),
+    )
+
+
+def test_fingerprint_follows_the_content() -> None:
+    same, changed = rows(30), rows(30)
+    changed.x[3] += 1
+    assert build(rows(30)).fingerprint == build(same).fingerprint
+    assert build(rows(30)).fingerprint != build(changed).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("examples", "changes", "message", "where"),
+    [
+        (rows(6, y=np.zeros(5, int)), {}, "x has 6 rows, y has 5", "rows"),
+        (rows(0), {}, "no examples", "rows"),
+        (rows(6, y=np.array([0, 1, -1, 2, 0, 7])), {"classes": 3}, "2 of 6 rows.*rows 2, 5", "(y)"),
+        (rows(6, y=np.array([0, 1, -1, 2, 0, 1])), {}, r"label outside \[0, 3\), as -1", "(y)"),
+        (rows(6, y=np.zeros(6)), {"classes": 3}, "labels are of dtype", "dataset.classes"),
+        (rows(6), {"classes": 0}, "0 classes", "dataset.classes"),
+        (rows(6, x=np.array([{}] * 6)), {}, "dtype object", "(x)"),
+        (rows(6, y=np.array(list("abcdef"))), {}, "dtype <U1", "(y)"),
+        (rows(6, x=np.full((6, 1), 2**40)), {}, "6 of 6 rows hold a number beyond 32", "(x)"),
+        (rows(6), {"batch_size": 6}, "batch of 6 is larger than the 4", "batch_size"),
+        (rows(6), {"batch_size": 0}, "batch of 0", "batch_size"),
+        (rows(6), {"validation_fraction": 1.0}, "no share", "validation_fraction"),
+        (rows(6), {"validation_fraction": -0.1}, "no share", "validation_fraction"),
+        (rows(6), {"validation_fraction": 0.01}, "less than one", "validation_fraction"),
+        (rows(6), {"take": 7}, "7 examples are asked for, there are 6", "dataset.examples"),
+        (rows(6), {"take": 0}, "0 examples", "dataset.examples"),
+        (rows(6, x=np.float32(1)), {}, "scalar", "rows"),
+    ],
+)
+def test_refused(examples: Examples, changes: dict[str, Any], message: str, where: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        build(examples, **changes)
+    assert where in (caught.value.where or "")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_rows_with_nan_or_infinity_are_counted_and_named(
+    bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpt.data.checks.CHUNK_BYTES", 40)  # several chunks
+    x = np.zeros((30, 2))
+    x[[4, 11, 12, 13, 20, 21, 29], 1] = bad
+    with pytest.raises(
+        ConfigurationError, match=r"7 of 30 rows hold NaN or infinity: rows 4, 11, 12, 13, 20, \.\."
+    ):
+        build(rows(30, x=x))
+
+
+def test_other_shape_in_the_held_out_examples() -> None:
+    with pytest.raises(ConfigurationError, match=r"shape \(1,\), validation examples \(2,\)"):
+        build(rows(6), rows(6, x=np.zeros((6, 2))), validation_fraction=None)
