@@ -27,14 +27,26 @@ class CountedSteps:
     """Mixin: schedules and moving averages count optimizer steps, not microbatches.
 
     Keras advances both at every microbatch of `gradient_accumulation_steps`. It also refuses what
-    cannot train: an epsilon that float16 weights do not resolve.
+    cannot train: an epsilon that float16 weights do not resolve, and accumulation over replicas,
+    which fails in Keras while it is traced.
     """
 
     plain_class: type[keras.Optimizer]
 
     def build(self, variables: list[keras.Variable]) -> None:
+        self._check_replicas()
         self._check_epsilon(variables)
         super().build(variables)  # type: ignore[misc]
+
+    def _check_replicas(self) -> None:
+        replicas = self._distribution_strategy.num_replicas_in_sync  # type: ignore[attr-defined]
+        if self.gradient_accumulation_steps and replicas > 1:  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                f"Keras cannot accumulate gradients over {replicas} replicas.",
+                where="optimizer.gradient_accumulation_steps",
+                allowed=[1],
+                remedy="set device.strategy=none, or a larger batch_size in place of it.",
+            )
 
     def _check_epsilon(self, variables: list[keras.Variable]) -> None:
         epsilon = getattr(self, "epsilon", None)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -153,6 +154,15 @@ def test_an_epsilon_that_float16_weights_do_not_resolve_is_an_error():
     built("rmsprop", epsilon=1e-4).build([weight])
     built("adam").build([weight])
     built("rmsprop").build([keras.Variable(np.ones(2), dtype="bfloat16")])
+
+
+def test_accumulation_over_replicas_is_an_error(monkeypatch):
+    optimizer = built("adam", gradient_accumulation_steps=2)
+    two = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setitem(optimizer.__dict__, "_distribution_strategy", two)
+    with pytest.raises(ConfigurationError, match="2 replicas") as raised:
+        optimizer.build([keras.Variable(1.0)])
+    assert raised.value.where == "optimizer.gradient_accumulation_steps"
 
 
 def rates(schedule, *, learning_rate=0.5, total_steps=20, steps=22):
