@@ -20,6 +20,7 @@ from mpt.data.split import draw, split
 if TYPE_CHECKING:
     import tensorflow as tf
 
+SPLIT_SEED = 0
 PARALLEL_BATCHES = 2
 PREFETCHED_BATCHES = 4
 ENDLESS = 2**40
@@ -94,7 +95,6 @@ def from_arrays(
     take: int | None = None,
     scale: float | None = None,
     held_out_name: str = "official test split",
-    split_seed: int = 0,
 ) -> Data:
     """Checked, split and batched examples.
 
@@ -118,7 +118,6 @@ def from_arrays(
         take: draw only so many rows before the split; None takes all.
         scale: factor for x.
         held_out_name: names `held_out` in `Data.validation_source`.
-        split_seed: of the draws.
 
     Raises:
         ConfigurationError: as `mpt.data.checks` says.
@@ -130,13 +129,13 @@ def from_arrays(
         raise checks.different_shapes(examples, rest[0])
     classes = checks.labels([examples, *rest], classes)
     fingerprint = checks.fingerprint([examples, *rest])
-    rows = draw(examples.y, take, split_seed)
+    rows = draw(examples.y, take, SPLIT_SEED)
     if validation_fraction is None and rest:
         train_rows, held_out_rows = rows, np.arange(len(rest[0]))
         validation_part, source = rest[0], held_out_name
     else:
         train_rows, held_out_rows = split(
-            examples.y, rows, checks.fraction(validation_fraction or 0.0), split_seed
+            examples.y, rows, checks.fraction(validation_fraction or 0.0), SPLIT_SEED
         )
         validation_part, source = (
             examples,
