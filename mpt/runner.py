@@ -136,7 +136,7 @@ def _train(
             batch_size=config.batch_size,
             synchronous=prepared.device.kind == "cpu",
             record=recorder.record,
-            learning_rate=lambda: float(prepared.optimizer.learning_rate),
+            learning_rate=partial(_learning_rate, prepared),
             callbacks=prepared.callbacks,
         )
         result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
@@ -145,6 +145,11 @@ def _train(
         finally:
             reporting.describe_execution(result, prepared, execution, steps)
             reporting.describe_outcome(result, prepared, training, compute)
+
+
+def _learning_rate(prepared: Prepared) -> float:
+    rate = prepared.optimizer.learning_rate
+    return float(tf.convert_to_tensor(rate).numpy())  # a mirrored variable has no float()
 
 
 def _compute(prepared: Prepared) -> Compute:
@@ -211,8 +216,9 @@ def _check_smoke(prepared: Prepared, result: RunReport, folder: RunFolder) -> No
         return
     config = prepared.config
     log_dir = folder.tensorboard if config.telemetry.tensorboard else None
+    logged = (result.training.steps or 0) >= config.trainer.log_every
     result.smoke_checks = smoke.checks(
-        result, log_dir=log_dir, gradients=config.telemetry.gradients
+        result, log_dir=log_dir, gradients=config.telemetry.gradients and logged
     )
     broken = [str(one["name"]) for one in result.smoke_checks if not one["passed"]]
     if broken and result.status == "completed":
