@@ -10,6 +10,7 @@ HIGHER_IS_BETTER = (
     "examples_per_second",
     "f1",
     "fbeta",
+    "io_u",
     "iou",
     "precision",
     "r2",

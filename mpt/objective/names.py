@@ -37,24 +37,20 @@ def named_loss(loss: Any, output: Output, where: str) -> Any:
     """A Keras loss by its name; anything else as it is."""
     if not isinstance(loss, str) or loss.lower() in ("crossentropy", "ce"):
         return loss
-    classes = {
-        name.lower(): value
+    public = {
+        name: value
         for name, value in vars(keras.losses).items()
-        if isinstance(value, type) and value is not keras.losses.Loss
+        if callable(value) and name not in ("Loss", "get", "serialize", "deserialize")
     }
+    classes = {name.lower(): value for name, value in public.items() if isinstance(value, type)}
+    full = loss
     try:
-        found = keras.losses.get(loss)
-        known = classes[getattr(found, "__name__", type(found).__name__).replace("_", "").lower()]
+        if loss not in public:
+            full = keras.losses.get(loss).__name__  # a short name, as mse
+        known = classes[full.replace("_", "").lower()]
     except (ValueError, KeyError):
         raise ConfigurationError(
-            f"Keras has no loss {loss!r}",
-            where=where,
-            value=loss,
-            allowed=sorted(
-                name
-                for name, value in vars(keras.losses).items()
-                if callable(value) and name not in ("Loss", "get", "serialize", "deserialize")
-            ),
+            f"Keras has no loss {loss!r}", where=where, value=loss, allowed=sorted(public)
         ) from None
     arguments = {}
     if "crossentropy" in known.__name__.lower() and output.known_activation() == "linear":
