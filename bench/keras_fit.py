@@ -9,7 +9,7 @@ import time
 
 import keras
 import tensorflow as tf
-from work import WARMUP, build, tensors
+from bench.work import WARMUP, build, tensors
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mpt.run_folder import read_metrics
 
 SCHEMA = json.loads(resources.files("mpt.report").joinpath("run_report.schema.json").read_text())
+MPT_TRAIN = (sys.executable, "-m", "mpt", "train")
 TINY = (
     "trainer.steps=6",
     "trainer.log_every=2",
@@ -43,8 +44,7 @@ def smoke(tmp_path_factory):
     """A smoke run in mixed_float16, as a process of its own."""
     folder = tmp_path_factory.mktemp("smoke")
     done = subprocess.run(
-        [sys.executable, "-m", "mpt", "train", "trainer=smoke", "precision=mixed_float16"]
-        + [f"run_dir={folder}/run"],
+        [*MPT_TRAIN, "trainer=smoke", "precision=mixed_float16", f"run_dir={folder}/run"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -298,7 +298,7 @@ def data():
 
 def test_an_interrupt_stops_after_the_running_step_and_keeps_the_run(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "mpt", "train", f"run_dir={tmp_path}/r", "trainer.epochs=100000"],
+        [*MPT_TRAIN, f"run_dir={tmp_path}/r", "trainer.epochs=100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -328,8 +328,7 @@ def test_two_replicas_train_as_one_device_does(tmp_path):
         folder = tmp_path / strategy
         extra = ["device.logical_cpus=2"] if strategy == "mirrored" else []
         done = subprocess.run(
-            [sys.executable, "-m", "mpt", "train", f"device.strategy={strategy}", *extra]
-            + [f"run_dir={folder}", *TINY, "precision=float32"],
+            [*MPT_TRAIN, f"device.strategy={strategy}", *extra, f"run_dir={folder}", *TINY],
             cwd=tmp_path,
             capture_output=True,
             text=True,

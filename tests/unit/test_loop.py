@@ -91,13 +91,14 @@ def test_every_grouping_uses_one_trace():
 
 
 def test_a_row_a_step_in_order_across_the_ring_s_end():
-    model, loop = make_loop(rows=4)
+    _, loop = make_loop(rows=4)
     losses = []
     for count in (3, 4, 2):
         loop.run(count)
         rows = loop.drain()
         assert all(len(values) == count for values in rows.values())
-        assert (rows["data_wait"] >= 0).all() and (rows["data_wait"] < 5).all()
+        assert (rows["data_wait"] >= 0).all()
+        assert (rows["data_wait"] < 5).all()
         losses += rows["loss"].tolist()
     _, again = make_loop(rows=9)
     again.run(9)
@@ -145,7 +146,7 @@ def test_a_rehearsal_leaves_no_rows_and_no_place_in_the_data():
     for variable, value in zip(model.optimizer.variables, kept[1], strict=True):
         variable.assign(value)
     loop.run(STEPS)
-    other, fresh = make_loop()
+    _, fresh = make_loop()
     fresh.run(STEPS)
     np.testing.assert_array_equal(loop.drain()["loss"], fresh.drain()["loss"])
 

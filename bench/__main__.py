@@ -1,0 +1,229 @@
+"""`make bench`: mpt against bare Keras on the same work, as JSON and as a table.
+
+    python -m bench [--rounds N] [--case NAME ...] [--output FILE]
+
+Each side runs in fresh processes, the sides in turn, and the median of the rounds counts. A ratio
+is taken round by round. Nothing here asserts: the figures are for people to read.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from bench.work import WARMUP, WORKS
+
+HERE = Path(__file__).parent
+POLICIES = ("float32", "mixed_bfloat16")
+# Highest ratio that the project sets itself: against the better Keras setting, autotune off.
+TARGETS = {"cnn": 1.03, "mlp": 0.92, "resnet20": 0.80}
+Side = Callable[[], float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", action="append", choices=[name for name, _ in cases()])
+    parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
+    options = parser.parse_args()
+    results = {"machine": machine(), "rounds": options.rounds, "cases": {}}
+    for name, measure in cases():
+        if options.case and name not in options.case:
+            continue
+        results["cases"][name] = measure(options.rounds)
+        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        print(row(name, results["cases"][name]), flush=True)
+    print(f"results: {options.output.resolve()}")
+    return 0
+
+
+def cases() -> list[tuple[str, Callable[[int], dict]]]:
+    """Every case by name."""
+    found: list[tuple[str, Callable[[int], dict]]] = [
+        ("digits", digits),
+        ("end of a run", end_of_run),
+        ("command line", command_line),
+        (
+            "cnn against fit as written",
+            lambda rounds: step_time("cnn", "float32", rounds, (1,), 0.85),
+        ),
+    ]
+    for work, target in TARGETS.items():
+        for policy in POLICIES:
+            found.append(
+                (
+                    f"{work} {policy}",
+                    lambda rounds, work=work, policy=policy, target=target: step_time(
+                        work, policy, rounds, (1, 16), target
+                    ),
+                )
+            )
+    found.append(("resnet20 fused normalization", fused_normalization))
+    return found
+
+
+def step_time(
+    work: str, policy: str, rounds: int, keras_settings: tuple[int, ...], target: float
+) -> dict:
+    """Steady-state step time of mpt, all telemetry on, against bare `fit`; ms, medians."""
+    sides: dict[str, Side] = {"mpt": lambda: mpt_step_ms(work, policy)}
+    for k in keras_settings:
+        sides[f"keras_{k}"] = lambda k=k: keras_step_ms(work, policy, k)
+    times = in_turn(sides, rounds)
+    peer = min((name for name in sides if name != "mpt"), key=lambda name: median(times[name]))
+    return compared(times, "mpt", peer, target)
+
+
+def fused_normalization(rounds: int) -> dict:
+    """A step of resnet-20 in mixed_bfloat16 with the fused kernel against Keras's stock one."""
+    sides: dict[str, Side] = {
+        "fused": lambda: mpt_step_ms("resnet20", "mixed_bfloat16"),
+        "stock": lambda: mpt_step_ms(
+            "resnet20", "mixed_bfloat16", "precision.fused_batch_norm=false"
+        ),
+    }
+    return compared(in_turn(sides, rounds), "fused", "stock", 0.65)
+
+
+def digits(rounds: int) -> dict:
+    """The default run: validation accuracy, and wall time with every import, s."""
+    accuracies, walls = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        report = train()
+        walls.append(time.perf_counter() - start)
+        accuracies.append(report["metrics"]["final"]["validation/accuracy"])
+    return {"accuracy": accuracies, "wall_seconds": walls, "target": "0.97 in 40 s"}
+
+
+def end_of_run(rounds: int) -> dict:
+    """What a 300-step run spends besides starting, its steps, evaluating and saving, s."""
+    rest = []
+    for _ in range(rounds):
+        walls = train("trainer.steps=300", "trainer.epochs=null")["wall_seconds"]
+        rest.append(walls["total"] - sum(v for k, v in walls.items() if k != "total" and v))
+    return {"rest_seconds": rest, "target": 0.2}
+
+
+def command_line(rounds: int) -> dict:
+    """Whole-process times of what answers without TensorFlow, s."""
+    commands = {
+        "help": (["--help"], 0.3),
+        "cfg_job": (["train", "--cfg", "job"], 1.0),
+        "error": (["train", "precision=mixd_float16"], 1.0),
+    }
+    sides = {name: lambda words=words: wall(words) for name, (words, _) in commands.items()}
+    times = in_turn(sides, rounds)
+    return {"seconds": times, "target": {name: limit for name, (_, limit) in commands.items()}}
+
+
+def in_turn(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
+    """Each side once a round, in turn; the order is reversed every other round."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for name in order:
+            times[name].append(sides[name]())
+    return times
+
+
+def compared(times: dict[str, list[float]], ours: str, peer: str, target: float) -> dict:
+    ratios = [a / b for a, b in zip(times[ours], times[peer], strict=True)]
+    return {
+        "step_ms": times,
+        "median_step_ms": {name: median(values) for name, values in times.items()},
+        "against": peer,
+        "ratios": ratios,
+        "ratio": median(ratios),
+        "target": target,
+    }
+
+
+def mpt_step_ms(work: str, policy: str, *overrides: str) -> float:
+    """Median step time of a real run, as its report has it; all telemetry on."""
+    case = WORKS[work]
+    report = train(
+        *case.overrides,
+        "dataset=synthetic",
+        f"dataset.shape=[{','.join(map(str, case.shape))}]",
+        f"dataset.examples={8 * case.batch}",
+        "dataset.validation_fraction=0",
+        f"batch_size={case.batch}",
+        f"precision={policy}",
+        f"trainer.steps={WARMUP + case.steps}",
+        f"trainer.warmup_steps={WARMUP}",
+        *overrides,
+    )
+    speed = report["throughput"]["examples_per_second"]
+    return 1e3 * case.batch / speed
+
+
+def keras_step_ms(work: str, policy: str, steps_per_execution: int) -> float:
+    """Mean step time of bare `fit`."""
+    command = [sys.executable, str(HERE / "keras_fit.py"), work, policy]
+    command += [str(steps_per_execution), str(WORKS[work].steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    return float(json.loads(done.stdout.splitlines()[-1])["step_ms"])
+
+
+def train(*overrides: str) -> dict:
+    """The report of one `mpt train` with these overrides."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "mpt", "-q", "train", *overrides, f"run_dir={run}"]
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+        return json.loads((run / "report.json").read_text())
+
+
+def wall(words: list[str]) -> float:
+    start = time.perf_counter()
+    command = [str(Path(sys.executable).with_name("mpt")), *words]
+    subprocess.run(command, capture_output=True, check=False)
+    return time.perf_counter() - start
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent)}
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    from importlib.metadata import version
+
+    from mpt.device import parse_cpuinfo
+
+    name, flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text())
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "bfloat16_units": bool(flags & {"avx512_bf16", "amx_bf16"}),
+        "python": platform.python_version(),
+        "tensorflow": version("tensorflow"),
+        "keras": version("keras"),
+    }
+
+
+def row(name: str, result: dict) -> str:
+    """One line of the table."""
+    if "ratio" in result:
+        times = ", ".join(f"{side} {ms:.2f} ms" for side, ms in result["median_step_ms"].items())
+        low, high = min(result["ratios"]), max(result["ratios"])
+        text = f"ratio {result['ratio']:.3f} ({low:.3f} to {high:.3f}) to {result['against']}"
+        return f"{name:<30}{text}; at most {result['target']}; {times}"
+    figures = []
+    for key, values in result.items():
+        for part, numbers in values.items() if isinstance(values, dict) else [(key, values)]:
+            if isinstance(numbers, list):
+                figures.append(f"{part} {median(numbers):.3f}")
+    return f"{name:<30}{', '.join(figures)}; target {result['target']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
