@@ -77,7 +77,7 @@ def _no_such_key(key: str, flags: list[str], overrides: list[str]) -> Configurat
         return ConfigurationError(
             f"unknown key {key!r}", where=key, remedy="`mpt train --cfg hydra` shows Hydra's keys"
         )
-    known = _keys([o for o in overrides if not key.startswith(_key_of(o))], flags)
+    known = _keys([o for o in overrides if "{" not in o and _key_of(o) != key], flags)
     parent = key.rpartition(".")[0]
     while parent and not any(name.startswith(f"{parent}.") for name in known):
         parent = parent.rpartition(".")[0]

@@ -141,14 +141,15 @@ def _read_report(outcome: Outcome, content: dict[str, Any]) -> None:
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
-    """The outcomes as lines of text, in columns."""
+    """The outcomes as lines of text, in columns, with the overrides that set the jobs apart."""
+    common = set.intersection(*(set(outcome.overrides) for outcome in outcomes))
     monitor = next((outcome.monitor for outcome in outcomes if outcome.monitor), "best")
     rows = [["job", "overrides", "status", "exit", monitor, "examples/s"]]
     for outcome in outcomes:
         rows.append(
             [
                 outcome.folder,
-                " ".join(outcome.overrides) or "-",
+                " ".join(o for o in outcome.overrides if o not in common) or "-",
                 outcome.status,
                 str(outcome.exit_code),
                 _number(outcome.best, ".4f"),

@@ -223,11 +223,13 @@ class TestSweep:
 
     def test_outcomes_are_in_sweep_json_and_the_table(self, mpt, codes, tmp_path):
         codes += [0, 3, 0]
-        result = self.sweep(mpt)
+        result = self.sweep(mpt, "batch_size=8")
         (file,) = tmp_path.glob("sweeps/*/*/sweep.json")
         content = json.loads(file.read_text())
         assert [job["exit_code"] for job in content["jobs"]] == [0, 3, 0]
-        assert [job["overrides"] for job in content["jobs"]] == [["seed=0"], ["seed=1"], ["seed=2"]]
+        assert [job["overrides"] for job in content["jobs"]] == [
+            [f"seed={seed}", "batch_size=8"] for seed in range(3)
+        ]
         assert [job["folder"] for job in content["jobs"]] == ["0", "1", "2"]
         lines = result.out.splitlines()
         assert lines[0].split() == [
@@ -238,7 +240,7 @@ class TestSweep:
             "validation/accuracy",
             "examples/s",
         ]
-        assert lines[2].split()[:4] == ["1", "seed=1", "completed", "3"]
+        assert lines[2].split()[:4] == ["1", "seed=1", "completed", "3"]  # batch_size is common
         assert lines[-1] == f"sweep: {file.parent}"
 
     def test_jobs_refused_by_their_children_leave_no_folder(self, mpt, codes, tmp_path):
