@@ -9,6 +9,7 @@ import time
 
 import keras
 import tensorflow as tf
+
 from bench.work import WARMUP, build, tensors
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-WARMUP = 32  # steps left out on both sides; a multiple of 16
+WARMUP = 16  # steps left out on both sides; a multiple of 16
 
 
 @dataclass(frozen=True)
@@ -17,21 +17,21 @@ class Work:
 
 WORKS = {
     "cnn": Work(("model=cnn",), (28, 28, 1), 128, 320),
-    "mlp": Work(("model=mlp", "model.hidden=[2048,2048,2048]"), (784,), 256, 48),
+    "mlp": Work(("model=mlp", "model.hidden=[2048,2048,2048]"), (784,), 256, 16),
     "resnet20": Work(("model=resnet", "model.depth=20"), (32, 32, 3), 128, 16),
 }
 
 
 def build(work: str):
     """The Keras model of `work`, by mpt's own builder, under the policy in force."""
-    from mpt import models
+    from mpt.models import cnn, mlp, resnet
 
     shape = WORKS[work].shape
     if work == "cnn":
-        return models.cnn.build(shape=shape, classes=10)
+        return cnn.build(shape=shape, classes=10)
     if work == "mlp":
-        return models.mlp.build(shape=shape, classes=10, hidden=[2048, 2048, 2048])
-    return models.resnet.build(shape=shape, classes=10, depth=20)
+        return mlp.build(shape=shape, classes=10, hidden=[2048, 2048, 2048])
+    return resnet.build(shape=shape, classes=10, depth=20)
 
 
 def tensors(work: str):
