@@ -195,6 +195,27 @@ def _as_program(argv: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = saved_full
 
 
+@contextmanager
+def _mode_settled(flags: list[str], overrides: list[str]) -> Iterator[None]:
+    """Spare Hydra composing everything once more, only to read hydra.mode, where that is plain.
+
+    A recipe, a configuration of the user's own or an override may set the mode; without them -m
+    alone says it, and what Hydra finds is None.
+    """
+    from hydra._internal.hydra import Hydra
+
+    own = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"} & set(flags)
+    if own or any(override.lstrip("+").startswith(("recipe=", "hydra")) for override in overrides):
+        yield
+        return
+    read = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = read
+
+
 def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) -> int:
     """Run `hydra.main` over `job` with this command line.
 
@@ -229,7 +250,10 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) ->
         config_name="train",
     )(noted)
     try:
-        with _as_program(["mpt train", *flags, *overrides]):
+        with (
+            _as_program(["mpt train", *flags, *overrides]),
+            _mode_settled(flags, overrides),
+        ):
             entry()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1

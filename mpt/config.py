@@ -4,6 +4,7 @@ Nothing here imports Hydra or TensorFlow: help and errors must answer at once.
 """
 
 import dataclasses
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ def configs_dir() -> Path:
 def recipes_dir() -> Path:
     """The folder that holds one YAML a recipe."""
     return _shipped("recipes")
+
+
+def default_choices() -> dict[str, str]:
+    """Each group's default choice, in the order of train.yaml's defaults list."""
+    text = (configs_dir() / "train.yaml").read_text()
+    entries = re.findall(r"^  - (\w+): (\w+)\s*$", text, flags=re.MULTILINE)
+    return {group: choice for group, choice in entries if group != "recipe"}
 
 
 def to_config(values: Any) -> TrainConfig:

@@ -1,9 +1,8 @@
 """Help read from the configuration files by name, without Hydra: it must answer at once."""
 
-import re
 from pathlib import Path
 
-from mpt.config import configs_dir, recipes_dir
+from mpt.config import configs_dir, default_choices, recipes_dir
 
 USAGE = """\
 usage: mpt train [OVERRIDE ...] [FLAG ...]
@@ -39,7 +38,7 @@ flags:
 def train_help(argv: list[str]) -> str:
     """Usage, flags, every group with its choices (the default has a star), and recipes."""
     folders = [*_config_dirs(argv), configs_dir()]
-    defaults = _defaults(configs_dir() / "train.yaml")
+    defaults = default_choices()
     lines = [USAGE, FLAGS, "groups (GROUP=CHOICE; * is the default):"]
     for group in defaults:
         names = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
@@ -61,12 +60,6 @@ def _config_dirs(argv: list[str]) -> list[Path]:
         if flag in ("--config-dir", "-cd"):
             found.append(Path(value if equals else "".join(argv[index + 1 : index + 2])))
     return found
-
-
-def _defaults(file: Path) -> dict[str, str]:
-    """Group and default choice, in the order of the file's defaults list."""
-    entries = re.findall(r"^  - (\w+): (\w+)\s*$", file.read_text(), flags=re.MULTILINE)
-    return {group: choice for group, choice in entries if group != "recipe"}
 
 
 def _headline(file: Path) -> str:

@@ -98,12 +98,6 @@ def _job(
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    hydra = HydraConfig.get()
-    composed = {
-        "config": OmegaConf.to_yaml(config),
-        "overrides": OmegaConf.to_yaml(hydra.overrides.task),
-        "hydra": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-    }
     try:
         if Path(str(config.run_dir)).resolve() != Path(run_dir).resolve():
             config.run_dir = run_dir  # a sweep's job has its folder from the sweep
@@ -119,11 +113,16 @@ def _job(
     check_arguments(typed.model, where="model", supplied=("shape", "classes"))
     check_arguments(typed.dataset, where="dataset", supplied=("batch_size", "seed"))
     assert isinstance(values, dict)
+    hydra = HydraConfig.get()
     return Job(
         config={str(key): value for key, value in values.items()},
         run_dir=run_dir,
         command=command,
-        composed=composed,
+        composed={
+            "config": OmegaConf.to_yaml(config),
+            "overrides": OmegaConf.to_yaml(hydra.overrides.task),
+            "hydra": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+        },
         verbosity=options.verbosity,
         allow=options.allow,
         debug=options.debug,
