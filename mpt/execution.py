@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mpt import loss_scale, precision, tuning
+from mpt.errors import ConfigurationError
 from mpt.loop import TrainLoop, iterate
 from mpt.preparation import Prepared
 
@@ -70,12 +71,24 @@ def make_execution(prepared: Prepared) -> Execution:
 def _loop(prepared: Prepared, iterator: Iterator[Any], *, jit: bool) -> TrainLoop:
     model, optimizer = prepared.model, prepared.optimizer
     step = tf.function(model.train_step, jit_compile=True) if jit else model.train_step
-    return TrainLoop(
+    loop = TrainLoop(
         loss_scale.guarded(model, step, prepared.strategy),
         optimizer.telemetry,
         iterator,
         rows=prepared.config.trainer.log_every,
     )
+    try:
+        loop.trace()
+    except Exception as error:
+        raise (_configuration_error(error) or error) from error
+    return loop
+
+
+def _configuration_error(error: BaseException | None) -> ConfigurationError | None:
+    """The user's mistake behind an error that tracing wrapped, if it is one."""
+    while error is not None and not isinstance(error, ConfigurationError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _rehearse_compiled(

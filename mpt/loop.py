@@ -50,6 +50,10 @@ class TrainLoop:
         """
         self._steps(self._iterator, tf.constant(count, tf.int64))
 
+    def trace(self) -> None:
+        """Trace the step without running it: what it cannot do shows now."""
+        self._steps.get_concrete_function(self._iterator, tf.constant(1, tf.int64))
+
     def wait(self) -> None:
         """Wait until the device has done all steps that are queued."""
         self._position.numpy()

@@ -1,5 +1,6 @@
 """One run, from its configuration to its report."""
 
+import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from mpt import errors, report, reporting, saving, smoke
 from mpt.console import Console
-from mpt.execution import make_execution
+from mpt.execution import Execution, make_execution
 from mpt.loop import EvaluationLoop, iterate
 from mpt.preparation import Prepared, prepare
 from mpt.report import RunReport
@@ -63,20 +64,26 @@ def run(
     Raises:
         ConfigurationError: the configuration or the input cannot be used; nothing was written.
     """
+    run_dir = Path(os.path.abspath(run_dir))
     console = Console(verbosity)
     clock = Clock(psutil.Process().create_time())
     try:
         prepared = prepare(config, allow)
+        result = reporting.begin(prepared, run_dir, command, clock)
+        console.header(result, total_steps=prepared.total_steps)
+        execution = make_execution(prepared)
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         console.error(_out_of_memory(config.batch_size, error))
         return errors.OUT_OF_MEMORY
+    except BaseException:
+        console.stop()
+        raise
     with RunFolder.create(run_dir) as folder:
         folder.write_hydra(**composed)
         console.attach(folder.log)
-        result = reporting.begin(prepared, folder.path, command, clock)
         folder.write_json("precision.json", report.encode(result.precision))
         with _failures_reported(result, console, folder):
-            _train(prepared, result, folder, console, clock)
+            _train(prepared, execution, result, folder, console, clock)
             _save(prepared.model, result, folder)
         result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
         result.memory = memory.summary()
@@ -89,22 +96,25 @@ def run(
 
 
 def _train(
-    prepared: Prepared, result: RunReport, folder: RunFolder, console: Console, clock: Clock
+    prepared: Prepared,
+    execution: Execution,
+    result: RunReport,
+    folder: RunFolder,
+    console: Console,
+    clock: Clock,
 ) -> None:
-    """Choose how to execute the step, train, and put what came of it into the report."""
+    """Train, and put what came of it into the report."""
     config, data = prepared.config, prepared.data
     compute = _compute(prepared)
     steps = StepsPerExecution.choose(
         config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
     )
-    execution = make_execution(prepared)
     throughput = Throughput(config.trainer.warmup_steps, config.batch_size)
     history = LossScaleHistory(str(result.loss_scale.mode), float(result.loss_scale.initial or 1))
     sources = [*SOURCES, compute.tags]
     if config.telemetry.gradients:
         sources.append(partial(gradients.tags, dtype=prepared.compute_dtype))
     reporting.describe_execution(result, prepared, execution, steps)
-    console.header(result, total_steps=prepared.total_steps)
     with _board(prepared, result, folder) as board:
         recorder = Recorder(
             folder,

@@ -296,6 +296,40 @@ def data():
     assert heads == ["a", "b"]
 
 
+def test_a_train_step_without_a_scaled_loss_is_refused(mpt, tmp_path):
+    (tmp_path / "own.py").write_text(
+        """
+import keras
+import tensorflow as tf
+
+class Unscaled(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(10, activation="softmax")
+
+    def call(self, x):
+        return self.dense(keras.ops.reshape(x, (-1, 64)))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {}
+
+def build():
+    return Unscaled()
+"""
+    )
+    words = ("model=python", "model.function=own.py:build", "--allow", "own.py")
+    result = mpt("train", *words, "precision=mixed_float16", f"run_dir={tmp_path}/r", *TINY)
+    assert result.code == 2, result.err
+    assert "scale_loss" in result.err
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_interrupt_stops_after_the_running_step_and_keeps_the_run(tmp_path):
     process = subprocess.Popen(
         [*MPT_TRAIN, f"run_dir={tmp_path}/r", "trainer.epochs=100000"],
