@@ -30,6 +30,9 @@ from mpt.precision.rules import Rule, parse, unmatched
 from mpt.precision.trace import Trace
 from mpt.schema import LAYER_POLICIES
 
+# Each trace hands the inputs one model deeper; nobody nests subclassed models deeper than that.
+_MOST_TRACES = 10
+
 HEADS = ("policy", *LAYER_POLICIES)
 
 
@@ -226,7 +229,7 @@ def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -
     Returns:
         The last trace; without `once`, of the model as it stays.
     """
-    while True:
+    for _ in range(1 if once else _MOST_TRACES):
         traced = tracing.trace(model, inputs)
         found = tracing.heads(traced)
         plan.heads, plan.hidden = found.layers, found.hidden
@@ -238,9 +241,10 @@ def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -
             if model_casts and cast.dtype in HALF and not keeps_inputs(cast.layer):
                 keep_inputs(cast.layer)
                 changed = True
-        if once or not changed:
-            _refresh_symbolic_outputs(traced, plan)
-            return traced
+        if not changed:
+            break
+    _refresh_symbolic_outputs(traced, plan)
+    return traced
 
 
 def _refresh_symbolic_outputs(traced: Trace, plan: Plan) -> None:

@@ -169,7 +169,7 @@ def test_integer_layers_are_left_alone():
     def builder():
         inputs = keras.Input((4,), dtype="int32")
         x = L.IntegerLookup(vocabulary=[1, 2, 3], output_mode="int")(inputs)
-        x = L.Embedding(8, 4)(x)
+        x = L.Embedding(8, 4)(L.Hashing(8, name="hash")(x))
         return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
 
     everything = {"match": "*", "policy": "mixed_bfloat16"}
@@ -177,6 +177,7 @@ def test_integer_layers_are_left_alone():
     verify(model, (np.ones((2, 4), "int32"), np.zeros(2)))
     lookup = next(row for row in table(model) if row["class"] == "IntegerLookup")
     assert lookup["compute_dtype"].startswith("int")
+    assert model.get_layer("hash").dtype_policy.name == "int64"
 
 
 def test_paths_are_unique_and_name_nested_layers():
