@@ -81,6 +81,7 @@ class Training:
     outcome: Outcome = field(default_factory=Outcome)
     _drained_at: int = 0
     _window_seconds: float = 0.0
+    _step_seconds: float = 0.0
 
     def run(self) -> Outcome:
         """Train to the last step, or until a rule, a callback or a signal ends it."""
@@ -88,14 +89,28 @@ class Training:
         with _interrupts() as interrupted:
             hooks.on_train_begin()
             while self.outcome.steps < self.schedule.total_steps:
-                self._call(hooks)
-                reason = self._edge(hooks)
+                with self._accounting():
+                    self._call(hooks)
+                    reason = self._edge(hooks)
                 if reason or interrupted or self.model.stop_training:
                     self._end(reason, interrupted)
                     break
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         hooks.on_train_end()
         return self.outcome
+
+    @contextmanager
+    def _accounting(self) -> Iterator[None]:
+        """Count what the host does between steps, telemetry and callbacks too, as training."""
+        start, evaluated = time.perf_counter(), self.outcome.seconds["evaluate"]
+        self._step_seconds = 0.0
+        yield
+        spent = time.perf_counter() - start - (self.outcome.seconds["evaluate"] - evaluated)
+        self.outcome.seconds["train"] += spent
+        between = spent - self._step_seconds
+        self._window_seconds += between
+        if self.synchronous:
+            self.throughput.add_between(self.outcome.steps, between)
 
     def _call(self, hooks: keras.callbacks.CallbackList) -> None:
         """One call of the device: steps up to the next edge."""
@@ -113,7 +128,7 @@ class Training:
             self.loop.wait()
         seconds = time.perf_counter() - start
         self.outcome.steps = step = step + count
-        self.outcome.seconds["train"] += seconds
+        self._step_seconds += seconds
         self._window_seconds += seconds
         if self.synchronous:
             self.throughput.add(step, count, seconds)
@@ -146,7 +161,7 @@ class Training:
         start = time.perf_counter()
         rows = self.loop.drain()
         waited = time.perf_counter() - start
-        self.outcome.seconds["train"] += waited
+        self._step_seconds += waited
         step = self.outcome.steps
         steps = step - self._drained_at
         window = Window(

@@ -6,7 +6,8 @@ Tags:
     throughput/step_time_ms: mean time of a step, ms.
     throughput/data_wait_fraction: share of the time in which a step waited for its batch, 0 to 1.
 
-Evaluation and saving are not counted. The report's figures leave the warm-up out.
+Evaluation and saving are not counted; the host's telemetry and callbacks are, but in the report's
+`step_time_ms`, which is that of steps alone. The report's figures leave the warm-up out.
 """
 
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Throughput:
     batch_size: int
     _steps: list[int] = field(default_factory=list)
     _seconds: list[float] = field(default_factory=list)
+    _between: float = 0.0
     _data_wait: float = 0.0
     _waited_seconds: float = 0.0
 
@@ -47,6 +49,11 @@ class Throughput:
         if last_step - steps >= self.warmup_steps:
             self._steps.append(steps)
             self._seconds.append(seconds)
+
+    def add_between(self, last_step: int, seconds: float) -> None:
+        """Count what the host did after `last_step`: it slows training, though no step."""
+        if self._steps and last_step > self.warmup_steps:
+            self._between += seconds
 
     def add_wait(self, window: Window) -> None:
         """Count the window's waiting for data, unless any of it belongs to the warm-up."""
@@ -59,6 +66,7 @@ class Throughput:
         self.warmup_steps = max(self.warmup_steps, step)
         self._steps.clear()
         self._seconds.clear()
+        self._between = 0.0
 
     @property
     def measured_steps(self) -> int:
@@ -72,7 +80,9 @@ class Throughput:
             steps = np.asarray(self._steps)
             seconds = np.asarray(self._seconds)
             times = np.repeat(1e3 * seconds / steps, steps)
-            summary.examples_per_second = measured * self.batch_size / float(seconds.sum())
+            summary.examples_per_second = (
+                measured * self.batch_size / (float(seconds.sum()) + self._between)
+            )
             summary.step_time_ms = report.StepTime(
                 median=float(np.median(times)),
                 p10=float(np.percentile(times, 10)),

@@ -65,6 +65,16 @@ def test_steps_spent_on_measuring_are_warm_up():
     assert measured.summary().step_time_ms.median == 2000
 
 
+def test_what_the_host_does_between_steps_slows_training_but_no_step():
+    measured = Throughput(warmup_steps=2, batch_size=10)
+    measured.add_between(2, 50.0)
+    measured.add(4, 2, 1.0)
+    measured.add_between(4, 1.0)
+    summary = measured.summary()
+    assert summary.examples_per_second == pytest.approx(10)
+    assert summary.step_time_ms.median == pytest.approx(500)
+
+
 def test_the_scale_history_names_each_change_and_the_last_overflow():
     history = LossScaleHistory("dynamic", 8.0)
     history.add(window(3, [8, 8, 4], [1, 1, 0]))
