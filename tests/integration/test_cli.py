@@ -301,6 +301,8 @@ def sleeping_sweep(tmp_path):
     import os
 
     root = str(Path(__file__).resolve().parents[2])
+    # A shell starts background jobs with SIGINT ignored, and children would inherit that.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "mpt", "train", "-m", "seed=0,1"],
         cwd=tmp_path,
@@ -309,6 +311,7 @@ def sleeping_sweep(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, previous)
     assert process.stdout.readline() == "training\n"
     yield process
     process.kill()
