@@ -153,7 +153,7 @@ def mpt_step_ms(work: str, policy: str, *overrides: str) -> float:
         *case.overrides,
         "dataset=synthetic",
         f"dataset.shape=[{','.join(map(str, case.shape))}]",
-        f"dataset.examples={8 * case.batch}",
+        f"dataset.examples={(WARMUP + case.steps) * case.batch}",
         "dataset.validation_fraction=0",
         f"batch_size={case.batch}",
         f"precision={policy}",

@@ -152,7 +152,9 @@ class Training:
         if window or validation:
             self.record(step, window, validation)
         if step % schedule.steps_per_epoch == 0 or ended:
-            logs = {**metric_values(self.model), **self._validation_logs()}
+            # To read metrics waits for the device: only where a callback will look at them.
+            metrics = metric_values(self.model) if self.callbacks else {}
+            logs = {**metrics, **self._validation_logs()}
             hooks.on_epoch_end((step - 1) // schedule.steps_per_epoch, logs)
         return reason
 
