@@ -29,6 +29,12 @@ KERAS = (
     "keras.regularizers",
 )
 
+# Of those, what deletes or writes where it is told to, or sends what it sees: only with --allow.
+REACHING_OUT = tuple(
+    f"keras.callbacks.{name}"
+    for name in ("BackupAndRestore", "CSVLogger", "ModelCheckpoint", "RemoteMonitor", "TensorBoard")
+)
+
 
 def call(node: Mapping[str, Any], *, where: str, allow: tuple[str, ...], **arguments: Any) -> Any:
     """Call what `node` names in `_target_` with its other keys.
@@ -63,7 +69,7 @@ def call(node: Mapping[str, Any], *, where: str, allow: tuple[str, ...], **argum
         return target(**given)
     try:
         return target(**given)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{node['_target_']} refused its arguments: {error}", where=where
         ) from error
@@ -183,7 +189,10 @@ def _check_path(path: Any, where: str, allow: tuple[str, ...]) -> str:
             where=where,
             allowed=["module.function", "module.Class"],
         )
-    if not _within(path, (*OURS, *KERAS, *_modules(allow))):
+    admitted = _modules(allow)
+    if not _within(path, (*OURS, *KERAS, *admitted)) or (
+        path in REACHING_OUT and not _within(path, admitted)
+    ):
         raise _not_admitted(path, path.rpartition(".")[0] or path, where)
     if any(part.startswith("_") for part in path.split(".")):
         raise ConfigurationError(f"{path!r} is not public", where=where)

@@ -106,6 +106,7 @@ def _train(
     """Train, and put what came of it into the report."""
     config, data = prepared.config, prepared.data
     compute = _compute(prepared)
+    saving.save_plainly(prepared.model)
     steps = StepsPerExecution.choose(
         config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
     )

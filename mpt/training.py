@@ -82,6 +82,7 @@ class Training:
     _drained_at: int = 0
     _window_seconds: float = 0.0
     _step_seconds: float = 0.0
+    _finalized: bool = False
 
     def run(self) -> Outcome:
         """Train to the last step, or until a rule, a callback or a signal ends it."""
@@ -93,9 +94,9 @@ class Training:
                     self._call(hooks)
                     reason = self._edge(hooks)
                 if reason or interrupted or self.model.stop_training:
-                    self._end(reason, interrupted)
+                    self._end(reason, interrupted, hooks)
                     break
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        self._finalize()
         hooks.on_train_end()
         return self.outcome
 
@@ -143,10 +144,16 @@ class Training:
         """What is due at the present step; the reason to stop, or None."""
         step, schedule = self.outcome.steps, self.schedule
         ended = step == schedule.total_steps
-        window = self._drain() if step % schedule.log_every == 0 or ended else None
+        evaluating = step % schedule.eval_every == 0 or ended
+        # A monitored train/* tag is that of a window, which must end where it is compared.
+        compared = evaluating and self.best.tag.startswith("train/")
+        logging = step % schedule.log_every == 0 or ended or compared
+        window = self._drain() if logging else None
         reason = self.rules.check(window) if window else None
         validation: Values = {}
-        if reason is None and (step % schedule.eval_every == 0 or ended):
+        if ended:
+            self._finalize()
+        if reason is None and evaluating:
             validation = self._evaluate(hooks)
             reason = self._compare(validation)
         if window or validation:
@@ -199,17 +206,27 @@ class Training:
 
     def _compare(self, validation: Values) -> Reason | None:
         """Hold an evaluation against the best one; the reason to stop early, or None."""
-        values = validation
-        if self.best.tag.startswith("train/"):
-            values = {f"train/{k}": v for k, v in metric_values(self.model).items()}
+        train = self.best.tag.startswith("train/")
+        values = self.outcome.final if train else validation
         return self.best.update(self.outcome.steps, values.get(self.best.tag))
+
+    def _finalize(self) -> None:
+        """Put the weights' moving average, if there is one, in their place, once."""
+        if not self._finalized:
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self._finalized = True
 
     def _validation_logs(self) -> Values:
         prefix = "validation/"
         final = self.outcome.final
         return {f"val_{k[len(prefix) :]}": v for k, v in final.items() if k.startswith(prefix)}
 
-    def _end(self, reason: Reason | None, interrupted: list[int]) -> None:
+    def _end(
+        self,
+        reason: Reason | None,
+        interrupted: list[int],
+        hooks: keras.callbacks.CallbackList,
+    ) -> None:
         """Name why training ends before its last step."""
         step = self.outcome.steps
         if step > self._drained_at:
@@ -227,6 +244,10 @@ class Training:
             self.outcome.status = "stopped_early"
             reason = Reason("callback", step, "a Keras callback set model.stop_training")
         self.outcome.reason = reason
+        averaged = self.model.optimizer.inner_optimizer.use_ema and not self._finalized
+        if averaged and self.outcome.status == "stopped_early":
+            self._finalize()
+            self.record(step, None, self._evaluate(hooks))
 
 
 def epochs(steps: int, steps_per_epoch: int) -> int:

@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from importlib import resources
 from pathlib import Path
 
 import jsonschema
+import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mpt.data import digits
 from mpt.run_folder import read_metrics
 
 SCHEMA = json.loads(resources.files("mpt.report").joinpath("run_report.schema.json").read_text())
@@ -220,6 +223,51 @@ def test_early_stopping_and_a_callback_end_a_run_well(mpt, tmp_path):
     assert mpt("train", f"run_dir={tmp_path}/c", *TINY, *slow, callback).code == 0
     report = report_of(tmp_path / "c")
     assert (report["status"], report["reason"]["rule"]) == ("stopped_early", "callback")
+
+
+@pytest.mark.parametrize("patience", ["null", "1"])
+def test_the_report_describes_the_averaged_weights_that_are_saved(mpt, tmp_path, patience):
+    words = ("optimizer.ema=true", "trainer.steps=40", "trainer.eval_every=15")
+    early = (f"trainer.early_stopping.patience={patience}", "trainer.early_stopping.min_delta=9")
+    assert mpt("train", f"run_dir={tmp_path}/r", *TINY, *words, *early).code == 0
+    report = report_of(tmp_path / "r")
+    assert report["status"] == ("completed" if patience == "null" else "stopped_early")
+    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    data = digits.build(batch_size=40, seed=0, examples=200)
+    loss, accuracy = model.evaluate(data.validation, steps=1, verbose=0)
+    final = report["metrics"]["final"]
+    assert final["validation/accuracy"] == pytest.approx(accuracy)
+    assert final["validation/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_callback_s_checkpoint_loads_in_plain_keras_and_needs_permission(mpt, tmp_path):
+    callback = "trainer.callbacks=[{_target_: keras.callbacks.ModelCheckpoint, filepath: ck.keras}]"
+    refused = mpt("train", f"run_dir={tmp_path}/r", *TINY, callback)
+    assert refused.code == 2
+    assert "--allow keras.callbacks" in refused.err
+    words = ("--allow", "keras.callbacks", f"run_dir={tmp_path}/r", "precision=mixed_float16")
+    assert mpt("train", *TINY, callback, *words).code == 0
+    config = zipfile.ZipFile(tmp_path / "ck.keras").read("config.json").decode()
+    assert "mpt" not in config
+    assert "LossScale" not in config
+    keras.config.set_dtype_policy("float32")  # as it is in a process of its own
+    assert type(keras.saving.load_model(tmp_path / "ck.keras").optimizer) is keras.optimizers.Adam
+
+
+def test_a_callback_that_deletes_folders_needs_permission(mpt, tmp_path):
+    (tmp_path / "victim").mkdir()
+    callback = "{_target_: keras.callbacks.BackupAndRestore, backup_dir: victim}"
+    result = mpt("train", f"run_dir={tmp_path}/r", *TINY, f"trainer.callbacks=[{callback}]")
+    assert result.code == 2
+    assert (tmp_path / "victim").exists()
+
+
+def test_a_monitored_training_tag_is_the_logged_one(mpt, tmp_path):
+    words = ("dataset.validation_fraction=0", "monitor=train/loss", "trainer.eval_every=3")
+    assert mpt("train", f"run_dir={tmp_path}/r", *TINY, *words).code == 0
+    best = report_of(tmp_path / "r")["metrics"]["best"]
+    rows = read_metrics(tmp_path / "r")
+    assert best["value"] in [r["train/loss"] for r in rows if r["step"] == best["step"]]
 
 
 def test_a_broken_smoke_check_fails_the_command(mpt, tmp_path):
