@@ -165,12 +165,9 @@ def _learning_rate(prepared: Prepared) -> float:
 
 def _compute(prepared: Prepared) -> Compute:
     """The model's FLOPs, counted, and the device's peak, measured."""
-    if not prepared.config.telemetry.peak:
-        return Compute(forward_flops(prepared.model, prepared.data.element_spec[0]), None)
-    return Compute(
-        forward_flops(prepared.model, prepared.data.element_spec[0]),
-        matmul_peak(prepared.compute_dtype),
-    )
+    flops = forward_flops(prepared.model, prepared.data.element_spec[0])
+    wanted = prepared.config.telemetry.peak
+    return Compute(flops, matmul_peak(prepared.compute_dtype) if wanted else None)
 
 
 def _evaluation(prepared: Prepared) -> EvaluationLoop | None:

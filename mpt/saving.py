@@ -1,7 +1,5 @@
 """Saving a trained model so that plain Keras, with no mpt installed, loads it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ def save_plainly(model: keras.Model) -> None:
     written = model.save
 
     def save(*args: Any, **kwargs: Any) -> Any:
-        with precision.unfused(model), _plain_optimizer(model):
+        with precision.unfused(model), optim.unwrapped(model):
             return written(*args, **kwargs)
 
     model.save = save
@@ -33,19 +31,3 @@ def save(model: keras.Model, path: Path) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _plain_optimizer(model: keras.Model) -> Iterator[None]:
-    """Put Keras's own optimizer, with the same variables, in the wrapper's place."""
-    wrapped, compiled = model.optimizer, model._compile_config
-    model.optimizer = optim.plain(wrapped)
-    kept = compiled.config["optimizer"] if compiled else None
-    if compiled:
-        compiled.config["optimizer"] = model.optimizer
-    try:
-        yield
-    finally:
-        model.optimizer = wrapped
-        if compiled:
-            compiled.config["optimizer"] = kept

@@ -21,6 +21,17 @@ _CALL = re.compile(r" (dot|convolution)\(([^)]*)\)(.*)$")
 _CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=\w+_(\w+)->")
 
+# What XLA, Keras and the parsing below raise for a model whose FLOPs cannot be counted.
+UNCOUNTABLE = (
+    tf.errors.OpError,
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -70,10 +81,8 @@ def forward_flops(model: keras.Model, inputs: object) -> float | None:
 
     try:
         return count_flops(forward.experimental_get_compiler_ir(*specs)(stage="hlo"))
-    except (tf.errors.OpError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError):
+    except UNCOUNTABLE:
         return None  # the number is an extra: no run fails for it
-    except NotImplementedError:
-        return None
 
 
 def count_flops(hlo: str) -> float:
