@@ -4,6 +4,7 @@ Nothing here imports Hydra or TensorFlow: help and errors must answer at once.
 """
 
 import dataclasses
+import math
 import re
 import typing
 from pathlib import Path
@@ -99,6 +100,7 @@ def check(config: TrainConfig) -> None:
         _check_missing(group, node)
         _check_name(f"{group}.name", node.get("name", group))
     _check_open_keys(config)
+    _check_loss_weights(config.loss_weights)
     _check_trainer(config.trainer)
     _check_loss_scale(config.loss_scale)
     _check_overrides(config.precision.overrides)
@@ -169,6 +171,25 @@ def _check_open_keys(config: TrainConfig) -> None:
             )
         if value is not None:
             _check_bounds(where, value, bounds)
+
+
+def _check_loss_weights(weights: Any) -> None:
+    if weights is None:
+        return
+    if isinstance(weights, dict):
+        entries = {f"loss_weights.{name}": value for name, value in weights.items()}
+    elif isinstance(weights, list):
+        entries = {f"loss_weights[{index}]": value for index, value in enumerate(weights)}
+    else:
+        entries = {"loss_weights": weights}
+    for where, value in entries.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ConfigurationError(
+                f"{where}={value} is not a factor of a loss",
+                where=where,
+                allowed=["a finite number", "by output: a list or a mapping of them"],
+            )
 
 
 def _check_trainer(trainer: TrainerConfig) -> None:

@@ -173,6 +173,7 @@ def _compile(
         model,
         optimizer,
         loss=instantiate.resolve(config.loss, where="loss", allow=allow),
+        loss_weights=config.loss_weights,
         metrics=instantiate.resolve(config.metrics, where="metrics", allow=allow),
         data=data,
     )

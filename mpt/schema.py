@@ -125,6 +125,9 @@ class TrainConfig:
     seed: int = key(0, "Seed of weights, data order and dropout.", ge=0, lt=2**31)
     name: str = key("auto", "Name of the run; auto: model and precision.")
     loss: Any = key("auto", "Loss: auto, a Keras name, or a node with _target_.")
+    loss_weights: Any = key(
+        None, "Factor of the loss: a number, or a list or mapping of numbers by output."
+    )
     metrics: Any = key("auto", "Metrics: auto, or a list of Keras names and _target_ nodes.")
     monitor: str = key("validation/accuracy", "Tag by which the best step is chosen.")
     monitor_mode: str = key(

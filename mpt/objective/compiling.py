@@ -12,12 +12,19 @@ from mpt.objective.automatic import kind_of, loss_of, metrics_of
 from mpt.objective.names import by_output, checked_metrics, named_loss
 from mpt.objective.outputs import Output, outputs_of
 from mpt.objective.shapes import Examples
+from mpt.objective.weights import Weights, weighted
 
 HALF = ("float16", "bfloat16")
 
 
 def compile_model(
-    model: keras.Model, optimizer: keras.Optimizer, *, loss: Any, metrics: Any, data: Examples
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    *,
+    loss: Any,
+    metrics: Any,
+    data: Examples,
+    loss_weights: Weights | None = None,
 ) -> None:
     """Compile `model` with `optimizer`, a loss and metrics.
 
@@ -35,17 +42,19 @@ def compile_model(
         metrics: auto, or a list of Keras names, Metrics and functions, or a list or dict of such
             lists by output.
         data: what the model is to be trained on.
+        loss_weights: factors of the losses: a number for every output, a list or a dict of numbers
+            by output, or None.
 
     Raises:
         ConfigurationError: an unknown name (with the nearest), labels that do not fit the outputs,
-            or a loss or metrics given for a model that has its own.
+            or a loss, weights or metrics given for a model that has its own.
     """
     if model.compiled:
-        arguments = _own(model, loss, metrics)
+        arguments = _own(model, loss, metrics, loss_weights)
         # The user's own `compile` has set what it sets; its signature is not ours to know.
         compile_ = keras.Model.compile.__get__(model)
     else:
-        arguments = _resolved(model, loss, metrics, data)
+        arguments = _resolved(model, loss, metrics, loss_weights, data)
         compile_ = model.compile
     compile_(
         optimizer=optimizer,
@@ -57,8 +66,8 @@ def compile_model(
     _compute_in_float32(model)
 
 
-def _own(model: keras.Model, loss: Any, metrics: Any) -> dict[str, Any]:
-    """The loss and metrics that the model's builder gave it."""
+def _own(model: keras.Model, loss: Any, metrics: Any, weights: Any) -> dict[str, Any]:
+    """The loss, its weights and the metrics that the model's builder gave it."""
     own_loss = getattr(model, "_compile_loss", None)
     own_metrics = getattr(model, "_compile_metrics", None)
     for key, given, own in (("loss", loss, own_loss), ("metrics", metrics, own_metrics)):
@@ -69,9 +78,17 @@ def _own(model: keras.Model, loss: Any, metrics: Any) -> dict[str, Any]:
                 allowed=["auto"],
                 remedy=f"set {key}=auto, or do not compile the model in its function",
             )
+    if weights is not None and (own_loss is not None or loss == "auto"):
+        has = "with its own loss" if own_loss is not None else "without a loss"
+        raise ConfigurationError(
+            f"model {model.name!r} was compiled by its builder {has}",
+            where="loss_weights",
+            allowed=["null"],
+            remedy="weigh the loss in its function, or do not compile the model there",
+        )
     return {
         "loss": own_loss._user_loss if own_loss else (None if loss == "auto" else loss),
-        "loss_weights": own_loss._user_loss_weights if own_loss else None,
+        "loss_weights": own_loss._user_loss_weights if own_loss else weights,
         "metrics": own_metrics._user_metrics if own_metrics else _given(metrics),
         "weighted_metrics": own_metrics._user_weighted_metrics if own_metrics else None,
     }
@@ -81,7 +98,9 @@ def _given(metrics: Any) -> Any:
     return None if metrics == "auto" else metrics
 
 
-def _resolved(model: keras.Model, loss: Any, metrics: Any, data: Examples) -> dict[str, Any]:
+def _resolved(
+    model: keras.Model, loss: Any, metrics: Any, weights: Weights | None, data: Examples
+) -> dict[str, Any]:
     structure, outputs = outputs_of(model, data.element_spec[0])
     labels = _labels(data.element_spec[1], structure, outputs)
     names = [output.name for output in outputs]
@@ -95,13 +114,15 @@ def _resolved(model: keras.Model, loss: Any, metrics: Any, data: Examples) -> di
         )
     else:
         loss = by_output(loss, outputs, names, "loss", named_loss)
+    if weights is not None:
+        loss, weights = weighted(loss, weights, names, pack)
     if metrics == "auto":
         metrics = pack(
             [metrics_of(o, y, data.classes) for o, y in zip(outputs, labels, strict=True)]
         )
     else:
         metrics = checked_metrics(metrics, names)
-    return {"loss": loss, "metrics": metrics}
+    return {"loss": loss, "loss_weights": weights, "metrics": metrics}
 
 
 def _labels(spec: Any, structure: Any, outputs: list[Output]) -> list[Any]:

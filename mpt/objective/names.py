@@ -20,12 +20,12 @@ def by_output(
 ) -> Any:
     """`value` with `resolve` applied to each entry and the output that it belongs to."""
     if isinstance(value, dict):
-        _known(value, names, key)
+        checked_names(value, names, key)
         of = dict(zip(names, outputs, strict=True))
         return {name: resolve(each, of[name], f"{key}.{name}") for name, each in value.items()}
     if isinstance(value, list | tuple):
         if len(value) != len(outputs):
-            raise _wrong_number(key, len(value), names)
+            raise wrong_number(key, len(value), names)
         return [
             resolve(each, output, f"{key}[{index}]")
             for index, (each, output) in enumerate(zip(value, outputs, strict=True))
@@ -61,10 +61,10 @@ def named_loss(loss: Any, output: Output, where: str) -> Any:
 def checked_metrics(metrics: Any, names: list[str]) -> Any:
     """`metrics`, where every name in it is one of Keras's or of the model's outputs."""
     if isinstance(metrics, dict):
-        _known(metrics, names, "metrics")
+        checked_names(metrics, names, "metrics")
     elif isinstance(metrics, list | tuple):
         if metrics and len(names) > 1 and len(metrics) != len(names):
-            raise _wrong_number("metrics", len(metrics), names)
+            raise wrong_number("metrics", len(metrics), names)
     elif metrics is not None:
         metrics = [metrics]
     for metric in keras.tree.flatten(metrics):
@@ -86,7 +86,8 @@ def checked_metrics(metrics: Any, names: list[str]) -> Any:
     return metrics
 
 
-def _known(value: dict[str, Any], names: list[str], key: str) -> None:
+def checked_names(value: dict[str, Any], names: list[str], key: str) -> None:
+    """Refuse a key of `value` that is no output of the model."""
     for name in value:
         if name not in names:
             raise ConfigurationError(
@@ -97,7 +98,8 @@ def _known(value: dict[str, Any], names: list[str], key: str) -> None:
             )
 
 
-def _wrong_number(key: str, count: int, names: list[str]) -> ConfigurationError:
+def wrong_number(key: str, count: int, names: list[str]) -> ConfigurationError:
+    """The error of `count` entries where each of the outputs `names` needs one."""
     return ConfigurationError(
         f"{count} entries for {len(names)} outputs",
         where=key,
