@@ -179,6 +179,13 @@ def settle_length(overrides: list[str]) -> list[str]:
     return overrides
 
 
+def run_dir_in(folder: str) -> str:
+    """An override that puts the run's folder, named as ever, below `folder` instead of runs/."""
+    text = (configuration.configs_dir() / "train.yaml").read_text()
+    (pattern,) = re.findall(r"^run_dir: runs/(\S+)$", text, flags=re.MULTILINE)
+    return f"run_dir='{folder}/{pattern}'"
+
+
 @contextmanager
 def _as_program(argv: list[str]) -> Iterator[None]:
     """Hydra reads sys.argv, and reports its errors itself unless HYDRA_FULL_ERROR is set."""

@@ -1,17 +1,15 @@
 """How the step is executed: with XLA or without, and the loop that runs it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from mpt import loss_scale, precision, tuning
 from mpt.errors import ConfigurationError
 from mpt.loop import TrainLoop, iterate
+from mpt.numerics import restored
 from mpt.preparation import Prepared
 
 # Shortest expected run, s, for which XLA is tried: it compiles for tens of seconds on a CPU.
@@ -54,7 +52,7 @@ def make_execution(prepared: Prepared) -> Execution:
         return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
 
     rehearsal = iterate(prepared.data.train, prepared.strategy)
-    with _restored(prepared):
+    with restored(prepared.model, prepared.optimizer):
         choice = tuning.measure_jit(
             lambda steps: plain.rehearse(steps, rehearsal),
             compile_step,
@@ -103,19 +101,3 @@ def _fuse(prepared: Prepared) -> tuple[str, ...]:
     if not prepared.config.precision.fused_batch_norm:
         return ()
     return tuple(precision.fuse(prepared.model))
-
-
-@contextmanager
-def _restored(prepared: Prepared) -> Iterator[None]:
-    """Put every variable of the model and the optimizer back to its value of before."""
-    model: keras.Model = prepared.model
-    variables = {
-        id(v): v
-        for v in [*model.variables, *model.metrics_variables, *prepared.optimizer.variables]
-    }
-    kept = [(v, np.asarray(v.numpy())) for v in variables.values()]
-    try:
-        yield
-    finally:
-        for variable, value in kept:
-            variable.assign(value)

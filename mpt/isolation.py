@@ -1,4 +1,4 @@
-"""One process a run: a sweep's jobs are children, so that memory and failures stay apart.
+"""One process a job: a sweep's jobs are children, so that memory and failures stay apart.
 
 `python -m mpt.isolation JOB.json` is such a child. It ends with the run's exit code.
 """
@@ -23,10 +23,14 @@ from mpt.errors import ConfigurationError
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
+# Each module has `run(config, run_dir, *, command, verbosity, allow, composed, **options)`, and
+# imports TensorFlow: so it is named here, and imported only where it runs.
+TASKS = {"train": "mpt.runner", "inspect": "mpt.inspection", "probe": "mpt.probing"}
+
 
 @dataclass
 class Job:
-    """What a child needs for one run; plain values only, so that JSON holds it.
+    """What a process needs for one job; plain values only, so that JSON holds it.
 
     Attributes:
         config: the keys of `TrainConfig`, resolved.
@@ -37,6 +41,8 @@ class Job:
         allow: modules and files of the user's own that are admitted.
         debug: show tracebacks.
         parent: process id of the one that waits.
+        task: what is done with the configuration, one of `TASKS`.
+        options: what the task takes besides, by keyword.
     """
 
     config: dict[str, Any]
@@ -47,26 +53,27 @@ class Job:
     allow: tuple[str, ...] = ()
     debug: bool = False
     parent: int = 0
+    task: str = "train"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def execute(job: Job) -> int:
     """Run `job` in this process.
 
     Returns:
-        The run's exit code; 2, with the error on stderr, where configuration or input is wrong.
+        The job's exit code; 2, with the error on stderr, where configuration or input is wrong.
     """
     try:
         config = to_config(job.config)
         import_tensorflow(job.verbosity)
-        from mpt.runner import run  # here, for it needs TensorFlow
-
-        return run(
+        return importlib.import_module(TASKS[job.task]).run(
             config,
             Path(job.run_dir),
             command=job.command,
             verbosity=job.verbosity,
             allow=tuple(job.allow),
             composed=job.composed,
+            **job.options,
         )
     except ConfigurationError as error:
         report(error, debug=job.debug)

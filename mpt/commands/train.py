@@ -1,16 +1,14 @@
 """`mpt train`: train one run, or with -m a sweep, as the configuration says."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from mpt import composition, errors
 from mpt.commands import Options
+from mpt.commands.jobs import job_of
 from mpt.commands.sweep import Sweep
-from mpt.config import to_config
 from mpt.errors import ConfigurationError
-from mpt.instantiate import check_allowed, check_arguments
-from mpt.isolation import Job, execute
+from mpt.isolation import execute
 
 
 def main(argv: list[str], options: Options) -> int:
@@ -37,7 +35,7 @@ def main(argv: list[str], options: Options) -> int:
         try:
             if is_sweep:
                 _check_folder(varied)
-            prepared = _job(config, flags, overrides, run_dir, command, options)
+            prepared = job_of(config, flags, overrides, run_dir, command, options)
         except ConfigurationError as error:
             if not is_sweep:
                 refusals.append(error)
@@ -84,49 +82,6 @@ def _check_folder(overrides: list[str]) -> None:
             where="run_dir",
             remedy="choose the sweep's folder by hydra.sweep.dir=PATH",
         )
-
-
-def _job(
-    config: Any,
-    flags: list[str],
-    overrides: list[str],
-    run_dir: str,
-    command: list[str],
-    options: Options,
-) -> Job:
-    """The job of a composed configuration, checked as far as that goes without TensorFlow."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    try:
-        if Path(str(config.run_dir)).resolve() != Path(run_dir).resolve():
-            config.run_dir = run_dir  # a sweep's job has its folder from the sweep
-        typed = to_config(config)
-        values = OmegaConf.to_container(config, resolve=True)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise composition.explain(error, flags, overrides) from error
-    for key in ("model", "dataset", "optimizer", "loss", "metrics"):
-        check_allowed(getattr(typed, key), where=key, allow=options.allow)
-    check_allowed(typed.trainer.callbacks, where="trainer.callbacks", allow=options.allow)
-    check_arguments(typed.model, where="model", supplied=("shape", "classes"))
-    check_arguments(typed.dataset, where="dataset", supplied=("batch_size", "seed"))
-    assert isinstance(values, dict)
-    hydra = HydraConfig.get()
-    return Job(
-        config={str(key): value for key, value in values.items()},
-        run_dir=run_dir,
-        command=command,
-        composed={
-            "config": OmegaConf.to_yaml(config),
-            "overrides": OmegaConf.to_yaml(hydra.overrides.task),
-            "hydra": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-        },
-        verbosity=options.verbosity,
-        allow=options.allow,
-        debug=options.debug,
-    )
 
 
 def help_text(argv: list[str]) -> str:

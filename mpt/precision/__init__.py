@@ -3,13 +3,16 @@
 `choose` resolves the configured policy for a device. `build` makes the model under it, with
 overrides and a float32 head; `verify` completes and checks that by a dry run. `table` tells each
 layer's dtypes, `apply_table` gives them to a loaded model. `fuse` and `unfused` switch
-BatchNormalization between TensorFlow's fused kernel and Keras's own operations.
+BatchNormalization between TensorFlow's fused kernel and Keras's own operations. `computing_in`
+has the same model compute in another dtype for a while; `walk` lists its layers with their paths.
 """
 
 from mpt.precision.audit import verify
 from mpt.precision.choice import Choice, choose
 from mpt.precision.fused import fuse, unfuse, unfused
+from mpt.precision.layers import walk
 from mpt.precision.policy import apply_table, build, computes_float16, notes, table
+from mpt.precision.reference import computing_in
 
 __all__ = [
     "Choice",
@@ -17,10 +20,12 @@ __all__ = [
     "build",
     "choose",
     "computes_float16",
+    "computing_in",
     "fuse",
     "notes",
     "table",
     "unfuse",
     "unfused",
     "verify",
+    "walk",
 ]

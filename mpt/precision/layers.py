@@ -125,14 +125,18 @@ def keep_inputs(layer: keras.layers.Layer) -> None:
 
     The policy stays an ordinary `DTypePolicy` under its ordinary name, so it saves as one.
     """
-    policy = keras.DTypePolicy(policy_name(layer))
+    layer._dtype_policy = uncast(keras.DTypePolicy(policy_name(layer)))
+
+
+def uncast(policy: keras.DTypePolicy) -> keras.DTypePolicy:
+    """`policy`, an object of its own, made to leave floating inputs in the dtype they come in."""
     convert = policy.convert_input
 
     def convert_input(x: Any, autocast: bool, dtype: str) -> Any:
         return convert(x, False, dtype)
 
     policy.convert_input = convert_input
-    layer._dtype_policy = policy
+    return policy
 
 
 def keeps_inputs(layer: keras.layers.Layer) -> bool:
