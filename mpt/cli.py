@@ -16,6 +16,9 @@ from mpt.errors import ConfigurationError
 
 COMMANDS = {
     "train": "train a model, or with -m a sweep",
+    "inspect": "every layer's precision, size and cost, before any training",
+    "probe": "what a policy loses on real batches, and the loss scale it needs",
+    "bisect": "the layers that must stay in float32 for a run to succeed",
 }
 
 

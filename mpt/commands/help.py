@@ -37,9 +37,18 @@ flags:
 
 def train_help(argv: list[str]) -> str:
     """Usage, flags, every group with its choices (the default has a star), and recipes."""
+    return f"{USAGE}\n{FLAGS}\n{groups(argv)}"
+
+
+def groups(argv: list[str]) -> str:
+    """Every group with its choices (the default has a star), and recipes.
+
+    Args:
+        argv: the command line, which may add folders by --config-dir.
+    """
     folders = [*_config_dirs(argv), configs_dir()]
     defaults = default_choices()
-    lines = [USAGE, FLAGS, "groups (GROUP=CHOICE; * is the default):"]
+    lines = ["groups (GROUP=CHOICE; * is the default):"]
     for group in defaults:
         names = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
         marked = [f"{name}*" if name == defaults[group] else name for name in sorted(names)]
