@@ -96,7 +96,8 @@ def describe_outcome(
     if outcome.reason is not None:
         result.reason = report.Reason(**asdict(outcome.reason))
         if outcome.status == "diverged":
-            result.diagnosis.append(outcome.reason.message)
+            reason = outcome.reason
+            result.diagnosis.append({"message": reason.message, "step": reason.step})
     result.training.steps = outcome.steps
     result.training.epochs = epochs(outcome.steps, prepared.data.steps_per_epoch)
     result.throughput = training.throughput.summary()

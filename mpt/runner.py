@@ -206,7 +206,8 @@ def _failures_reported(result: RunReport, console: Console, folder: RunFolder) -
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         result.status = "oom"
-        result.diagnosis.append(_out_of_memory(result.config["batch_size"], error))
+        message = _out_of_memory(result.config["batch_size"], error)
+        result.diagnosis.append({"message": message})
     except KeyboardInterrupt:
         result.status = "interrupted"
         result.reason = report.Reason(rule="signal", message="interrupted at once")

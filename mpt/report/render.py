@@ -74,7 +74,8 @@ def closing_rows(report: RunReport) -> list[tuple[str, str]]:
     for check in report.smoke_checks:
         verdict = "passed" if check.get("passed") else "FAILED"
         rows.append(("smoke check", f"{verdict} {check.get('name')}: {check.get('detail')}"))
-    rows += [("diagnosis", text) for text in report.diagnosis if text not in status]
+    messages = [str(entry.get("message", "")) for entry in report.diagnosis]
+    rows += [("diagnosis", text) for text in messages if text not in status]
     return rows
 
 

@@ -22,6 +22,37 @@ STATUSES = (
     "killed",
 )
 
+# One entry of `diagnosis`; `mpt.numerics.provenance` says how each is found.
+DIAGNOSIS: dict[str, Any] = {
+    "type": "object",
+    "required": ["message"],
+    "properties": {
+        "message": {"type": "string", "description": "What happened and what to try."},
+        "step": {"type": "integer", "description": "Step at which it happened, from 1."},
+        "path": {"type": "string", "description": "Layer in which it happened first."},
+        "class": {"type": "string", "description": "Class of that layer."},
+        "direction": {
+            "enum": ["forward", "backward", "loss", "input", "weight"],
+            "description": "Where in the step a number was first not finite.",
+        },
+        "largest_finite": {
+            "type": "number",
+            "description": "Largest finite magnitude that went into that layer, in this direction.",
+        },
+        "dtype": {"type": "string", "description": "Dtype that it computes in."},
+        "float32_finite": {
+            "type": ["boolean", "null"],
+            "description": "Whether the same step in float32 is finite; null: not tried.",
+        },
+        "bad_rows": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "description": "Rows of the batch that hold NaN or Infinity, from 0.",
+        },
+        "loss_scale": {"type": "number", "description": "Loss scale of that step."},
+    },
+}
+
 
 def item(help: str, default: Any = None, **schema: Any) -> Any:
     """A field with its help text; `schema` replaces what the type says in the JSON Schema."""
@@ -215,7 +246,12 @@ class RunReport:
     compute: Compute = item("Arithmetic.", Compute)
     metrics: Metrics = item("Metrics.", Metrics)
     wall_seconds: WallSeconds = item("Where the time went.", WallSeconds)
-    diagnosis: list[str] = item("What went wrong and what to try.", list)
+    diagnosis: list[dict[str, Any]] = item(
+        "What went wrong and what to try; keys that do not apply are absent.",
+        list,
+        type="array",
+        items=DIAGNOSIS,
+    )
     warnings: list[str] = item("What the user should know.", list)
     smoke_checks: list[dict[str, Any]] = item(
         "Invariants checked by a smoke run.",

@@ -59,7 +59,8 @@ def test_what_was_measured_is_shown(made):
 def test_why_a_run_ended_and_what_to_try_come_first_and_once(made):
     made.status = "diverged"
     made.reason = report.Reason("max_loss", 100, "the loss is 1e+09")
-    made.diagnosis = ["the loss is 1e+09", "lower the learning rate"]
+    texts = ("the loss is 1e+09", "lower the learning rate")
+    made.diagnosis = [{"message": text, "step": 100} for text in texts]
     made.smoke_checks = [{"name": "loss_finite", "passed": False, "detail": "train/loss nan"}]
     shown = render.closing_rows(made)
     assert shown[0] == ("status", "diverged at step 100 (max_loss): the loss is 1e+09")

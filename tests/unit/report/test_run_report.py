@@ -102,6 +102,21 @@ def full() -> RunReport:
     made.metrics.final = {"train/loss": math.nan, "validation/loss": math.inf}
     made.metrics.best = report.Best(0.9, 40, "validation/accuracy")
     made.smoke_checks = [{"name": "loss_finite", "passed": False, "detail": "nan"}]
+    made.diagnosis = [
+        {
+            "message": "Dense 'a' overflowed",
+            "step": 20,
+            "path": "block/a",
+            "class": "Dense",
+            "direction": "backward",
+            "largest_finite": 61000.0,
+            "dtype": "float16",
+            "float32_finite": None,
+            "bad_rows": [],
+            "loss_scale": 2.0**15,
+        },
+        {"message": "out of memory"},
+    ]
     made.artifacts = {"model": "model.keras"}
     return made
 
@@ -126,6 +141,9 @@ def test_every_report_fits_the_packaged_schema(made):
         ("loss_scale", {}),
         ("metrics", {"final": {"train/loss": "nan"}, "best": None}),
         ("smoke_checks", [{"name": "x"}]),
+        ("diagnosis", ["a text"]),
+        ("diagnosis", [{"step": 1}]),
+        ("diagnosis", [{"message": "x", "direction": "sideways"}]),
     ],
 )
 def test_the_schema_refuses_what_is_not_a_report(key, value):
