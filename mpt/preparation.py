@@ -16,6 +16,7 @@ from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision import Choice
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
+from mpt.telemetry.histograms import ExponentHistograms, Watched
 
 
 @dataclass
@@ -72,6 +73,7 @@ def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
         precision.verify(model, batch)
         model._symbolic_build(data_batch=batch)
         optimizer.build(model.trainable_variables)
+        optimizer.histograms = _histograms(config, model)
     return Prepared(
         config,
         device,
@@ -159,6 +161,21 @@ def _optimizer(
         ),
         warnings,
     )
+
+
+def _histograms(config: TrainConfig, model: keras.Model) -> ExponentHistograms | None:
+    """The histograms of each layer's gradients, where there is a place to show them."""
+    telemetry = config.telemetry
+    if not (telemetry.gradients and telemetry.tensorboard and telemetry.histogram_every):
+        return None
+    trained = {id(variable) for variable in model.trainable_variables}
+    watched = [
+        Watched(path, own, layer.compute_dtype)
+        for path, layer in precision.walk(model)
+        if (own := [v for v in layer._trainable_variables if id(v) in trained])
+    ]
+    every, deterministic = telemetry.histogram_every, config.device.deterministic
+    return ExponentHistograms(watched, every, deterministic=deterministic) if watched else None
 
 
 def _compile(

@@ -124,6 +124,7 @@ def _train(
             sources,
             total_steps=prepared.total_steps,
             steps_per_epoch=data.steps_per_epoch,
+            histograms=prepared.optimizer.histograms,
         )
         training = Training(
             model=prepared.model,

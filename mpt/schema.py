@@ -115,6 +115,9 @@ class DeviceConfig:
 class TelemetryConfig:
     tensorboard: bool = key(True, "Write TensorBoard event files.")
     gradients: bool = key(True, "Gradient statistics at every logged step.")
+    histogram_every: int = key(
+        500, "Steps between two histograms of each layer's gradients; 0: none.", ge=0
+    )
     peak: bool = key(True, "Measure the device's matmul peak, for compute/utilization.")
 
 

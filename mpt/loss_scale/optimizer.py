@@ -11,6 +11,7 @@ import tensorflow as tf
 from mpt.errors import ConfigurationError
 from mpt.loss_scale.settings import check_inner, check_settings
 from mpt.telemetry import gradients as statistics
+from mpt.telemetry.histograms import ExponentHistograms
 
 
 @keras.saving.register_keras_serializable(package="mpt")
@@ -49,6 +50,10 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         max_abs, zero_fraction, subnormal_fraction: float32, of the scaled gradients; NaN until
             first measured.
 
+    Attributes:
+        histograms: told each step's scaled gradients, where it is set after `build`; it keeps its
+            variables to itself, so that neither a checkpoint nor `variables` has them.
+
     Raises:
         ConfigurationError: a setting out of range, an inner optimizer that scales the loss itself,
             or, from `apply`, a train_step that never called `scale_loss`.
@@ -86,6 +91,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         self.hysteresis = hysteresis
         self.compute_dtype = compute_dtype
         self.statistics_every = statistics_every
+        self.histograms: ExponentHistograms | None = None
         self._loss_was_scaled = False
         check_settings(self)
 
@@ -224,7 +230,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     def _measure(self, gradients: list[Any], variables: list[Any]) -> tf.Tensor:
         """Writes the gradients' statistics; returns whether the step can be applied (bool)."""
         pairs = list(zip(gradients, variables, strict=True))
-        measured = [g for g, v in pairs if self._is_gradient(g, v)]
+        scaled = [(g, v) for g, v in pairs if self._is_gradient(g, v)]
+        measured = [gradient for gradient, _ in scaled]
         if not measured:
             raise ValueError("No gradients provided for any variable.")
         norm, finite = statistics.norm_and_finite(measured)
@@ -233,6 +240,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             finite = finite & statistics.all_finite(overwriting)
         self.global_norm.assign(norm / tf.convert_to_tensor(self.dynamic_scale))
         self._measure_extent(measured)
+        if self.histograms is not None:
+            self.histograms.count(scaled, tf.convert_to_tensor(self.attempted_steps) + 1)
         return finite
 
     def _measure_extent(self, gradients: list[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from mpt.console import Console
 from mpt.run_folder import RunFolder
 from mpt.telemetry import loss_scale, memory, throughput
+from mpt.telemetry.histograms import ExponentHistograms
 from mpt.telemetry.tensorboard import Board
 from mpt.telemetry.window import Window
 
@@ -27,6 +28,8 @@ class Recorder:
         sources: what is computed from each window, besides the training metrics.
         total_steps: steps of the whole run, for the console's progress.
         board: None where telemetry.tensorboard is off.
+        histograms: the gradients' exponents, read where the window has a step that was counted;
+            None where nothing is counted.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Recorder:
         *,
         total_steps: int,
         steps_per_epoch: int,
+        histograms: ExponentHistograms | None = None,
     ):
         self._folder = folder
         self._console = console
@@ -45,6 +49,7 @@ class Recorder:
         self._sources = tuple(sources)
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
+        self._histograms = histograms
 
     def record(self, step: int, window: Window | None, validation: dict[str, float]) -> None:
         """Write one row: the tags of `window`, if there is one, and the `validation/*` values."""
@@ -60,8 +65,14 @@ class Recorder:
         self._folder.append_metrics({**row, **values})
         if self._board is not None:
             self._board.scalars(step, values)
+            if window is not None and self._histograms and self._histograms.within(window):
+                self._write_histograms(self._board, self._histograms)
             self._board.flush()
         if window is not None:
             self._console.step(step, self._total_steps, values)
         if validation:
             self._console.validation(step, validation)
+
+    def _write_histograms(self, board: Board, histograms: ExponentHistograms) -> None:
+        for spread in histograms.read():
+            board.histogram(spread.tag, spread.step, spread.buckets, spread.description)

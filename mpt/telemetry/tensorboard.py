@@ -10,12 +10,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -80,6 +82,19 @@ class Board:
         """Write a text, shown as Markdown on the Text page."""
         self._string(tag, markdown.encode(), text_metadata.create_summary_metadata(tag, ""), step)
 
+    def histogram(self, tag: str, step: int, buckets: np.ndarray, description: str = "") -> None:
+        """Write a histogram, shown on the Histograms page.
+
+        Args:
+            buckets: float64 of shape (k, 3): left edge, right edge and count, from left to right.
+            description: Markdown, shown beside the tag.
+        """
+        tensor = TensorProto(dtype=DT_DOUBLE, tensor_content=buckets.astype("<f8").tobytes())
+        for size in buckets.shape:
+            tensor.tensor_shape.dim.add(size=size)
+        metadata = histogram_metadata.create_summary_metadata(tag, description)
+        self._tensor(tag, tensor, metadata, step)
+
     def layout(self) -> None:
         """Write `DASHBOARD`, the layout of the Custom Scalars page."""
         layout = layout_pb2.Layout()
@@ -113,6 +128,9 @@ class Board:
     def _string(self, tag: str, content: bytes, metadata: SummaryMetadata, step: int) -> None:
         tensor = TensorProto(dtype=DT_STRING, string_val=[content])
         tensor.tensor_shape.SetInParent()  # a scalar: a shape, without dimensions
+        self._tensor(tag, tensor, metadata, step)
+
+    def _tensor(self, tag: str, tensor: TensorProto, metadata: SummaryMetadata, step: int) -> None:
         value = Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
 
