@@ -59,8 +59,8 @@ class TappedStep(Generic[T]):
     Attributes:
         calls: in the order in which they ended, so that children come before their parents.
         loss: unscaled, as the optimizer got it; None where the step never scaled a loss.
-        weight_gradients: per trainable variable of the model, by its `path`, scaled; None where
-            the step had none for it.
+        weight_gradients: per trainable variable of the model, by its name in `weight_names`,
+            scaled; None where the step had none for it.
     """
 
     calls: list[TappedCall[T]] = field(default_factory=list)
@@ -101,13 +101,33 @@ def tapped_step(
     return step
 
 
+def weight_names(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]:
+    """Each trainable variable by a name of its own, with the path of the layer that holds it.
+
+    The name is the layer's path and the variable's name. Keras's `variable.path` will not do: two
+    nested models, each with a layer "dense", have two variables "dense/kernel".
+    """
+    owners = {
+        id(variable): path for path, layer in walk(model) for variable in layer._trainable_variables
+    }
+    names: dict[str, tuple[str, keras.Variable]] = {}
+    for variable in model.trainable_variables:
+        path = owners.get(id(variable), model.name)
+        name, repeat = f"{path}/{variable.name}", 1
+        while name in names:
+            repeat += 1
+            name = f"{path}/{variable.name}#{repeat}"
+        names[name] = (path, variable)
+    return names
+
+
 @contextmanager
 def _optimizer_tapped(
     model: keras.Model, step: TappedStep[T], scale: float, reduce: Callable[[tf.Tensor], T]
 ) -> Iterator[None]:
     """Stand in for what the optimizer does with the loss and with the gradients."""
     optimizer = model.optimizer
-    names = {id(variable): variable.path for variable in model.trainable_variables}
+    names = {id(variable): name for name, (_, variable) in weight_names(model).items()}
 
     def scale_loss(loss: tf.Tensor) -> tf.Tensor:
         loss = tf.convert_to_tensor(loss)
