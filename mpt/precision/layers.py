@@ -48,6 +48,11 @@ def is_functional(model: keras.layers.Layer) -> bool:
     )
 
 
+def graph_of(model: keras.Model) -> keras.Model:
+    """The functional model that computes: of a Sequential, the one that it keeps inside."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
 def is_container(layer: keras.layers.Layer) -> bool:
     """Whether the layer only passes tensors between its layers, and computes nothing itself."""
     return isinstance(layer, keras.src.models.Functional | keras.Sequential)
@@ -56,6 +61,19 @@ def is_container(layer: keras.layers.Layer) -> bool:
 def has_float_policy(layer: keras.layers.Layer) -> bool:
     """Whether a policy can apply: lookups and hashing compute in integers and strings."""
     return layer.compute_dtype in ("float16", "bfloat16", "float32", "float64")
+
+
+def set_input_dtype(symbolic: keras.KerasTensor, dtype: str) -> None:
+    """Have the functional model whose input `symbolic` is take that input in `dtype`."""
+    symbolic._dtype = dtype
+    layer = symbolic._keras_history.operation
+    if isinstance(layer, keras.layers.InputLayer):  # which a Sequential casts to
+        layer._dtype = dtype
+
+
+def wider(first: str, second: str) -> str:
+    """The floating dtype that holds the numbers of both."""
+    return keras.backend.result_type(first, second)
 
 
 def policy_name(layer: keras.layers.Layer) -> str:

@@ -15,6 +15,7 @@ from mpt.precision import trace as tracing
 from mpt.precision.layers import (
     HALF,
     descendants,
+    graph_of,
     has_float_policy,
     is_container,
     is_functional,
@@ -22,8 +23,10 @@ from mpt.precision.layers import (
     keep_inputs,
     keeps_inputs,
     policy_name,
+    set_input_dtype,
     set_policy,
     walk,
+    wider,
 )
 from mpt.precision.losses import add_losses_in_float32
 from mpt.precision.rules import Rule, parse, unmatched
@@ -107,7 +110,7 @@ def build(
         functional = is_functional(model)
         resolve(model, plan, final=functional)
         if functional:
-            refine(model, plan, tracing.specs(_graph(model)._inputs_struct), once=True)
+            refine(model, plan, tracing.specs(graph_of(model)._inputs_struct), once=True)
     except BaseException:
         keras.config.set_dtype_policy(before)
         raise
@@ -152,10 +155,6 @@ def _call(builder: Callable[[], keras.Model], policy: str) -> keras.Model:
             "before, or loaded from a file, keeps the policies it has",
         )
     return model
-
-
-def _graph(model: keras.Model) -> keras.Model:
-    return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def plan_of(model: keras.Model) -> Plan:
@@ -244,7 +243,22 @@ def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -
         if not changed:
             break
     _refresh_symbolic_outputs(traced, plan)
+    _refresh_nested_inputs(traced)
     return traced
+
+
+def _refresh_nested_inputs(traced: Trace) -> None:
+    """Have nested models take their inputs in the dtype in which they come.
+
+    Keras wrote that down when they were made, and casts to it: a float32 layer inside a nested
+    model would get what float16 left of the output of a float32 layer before it.
+    """
+    for call in traced.calls[1:]:
+        if not is_functional(call.layer):
+            continue
+        for symbolic, tensor in zip(graph_of(call.layer)._inputs, call.inputs, strict=False):
+            if tensor.dtype.is_floating and keras.backend.is_float_dtype(symbolic.dtype):
+                set_input_dtype(symbolic, wider(symbolic.dtype, tensor.dtype.name))
 
 
 def _refresh_symbolic_outputs(traced: Trace, plan: Plan) -> None:

@@ -5,7 +5,18 @@ from contextlib import contextmanager
 
 import keras
 
-from mpt.precision.layers import has_float_policy, join_policy, keeps_inputs, refreeze, uncast, walk
+from mpt.precision.layers import (
+    graph_of,
+    has_float_policy,
+    is_functional,
+    join_policy,
+    keeps_inputs,
+    refreeze,
+    set_input_dtype,
+    uncast,
+    walk,
+    wider,
+)
 
 
 @contextmanager
@@ -20,7 +31,16 @@ def computing_in(model: keras.Model, dtype: str) -> Iterator[None]:
     """
     changed = [layer for _, layer in walk(model) if has_float_policy(layer)]
     before = [layer._dtype_policy for layer in changed]
+    inputs = [
+        (symbolic, symbolic.dtype)
+        for _, layer in walk(model)[1:]
+        if is_functional(layer)
+        for symbolic in graph_of(layer)._inputs
+        if keras.backend.is_float_dtype(symbolic.dtype)
+    ]
     try:
+        for symbolic, own in inputs:
+            set_input_dtype(symbolic, wider(own, dtype))  # nested models cast to it
         for layer in changed:
             policy = keras.DTypePolicy(dtype)
             policy._variable_dtype = layer.variable_dtype
@@ -31,6 +51,8 @@ def computing_in(model: keras.Model, dtype: str) -> Iterator[None]:
     finally:
         for layer, policy in zip(changed, before, strict=True):
             layer._dtype_policy = policy
+        for symbolic, own in inputs:
+            set_input_dtype(symbolic, own)
         _refreeze(changed)
 
 

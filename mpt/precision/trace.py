@@ -37,6 +37,7 @@ class Call:
     end: int = 0
     children: int = 0
     in_graph: bool = False
+    inputs: list[tf.Tensor] = field(default_factory=list)
     outputs: list[tf.Tensor] = field(default_factory=list)
 
 
@@ -112,7 +113,7 @@ def _recorded(model: keras.Model, graph: tf.Graph, calls: list[Call]) -> Iterato
         def recorded(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
             if stack and stack[-1].layer is layer:
                 return original(layer, *args, **kwargs)  # a __call__ that called its parent's
-            call = Call(layer)
+            call = Call(layer, inputs=_tensors((args, kwargs)))
             calls.append(call)
             outside = tf.compat.v1.get_default_graph() is graph
             if not outside or any(_is_unit(each.layer) for each in stack):

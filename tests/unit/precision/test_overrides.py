@@ -177,3 +177,17 @@ def test_a_rule_moves_variables_where_the_policy_keeps_them_in_half_precision():
     assert inside.kernel.numpy().dtype == np.float32
     assert any(v is inside.kernel for v in model.trainable_variables)
     verify(model, (np.zeros((2, 6), "float32"), np.zeros(2)))
+
+
+def test_a_float32_layer_in_a_nested_model_gets_what_a_float32_layer_before_it_gave():
+    def builder():
+        inputs = keras.Input((4,))
+        large = keras.initializers.Constant(1e5)
+        x = keras.layers.Dense(4, kernel_initializer=large, name="large")(inputs)
+        small = keras.layers.Dense(4, kernel_initializer="ones", name="small")
+        return keras.Model(inputs, keras.Sequential([small], name="inner")(x))
+
+    rules = [{"match": name, "policy": "float32"} for name in ("large", "inner/small")]
+    model = build(builder, policy="mixed_float16", overrides=rules)
+    x = np.ones((1, 4), "float32")
+    np.testing.assert_allclose(model(x), np.full((1, 4), 1.6e6), rtol=1e-6)
