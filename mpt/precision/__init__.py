@@ -5,14 +5,16 @@ overrides and a float32 head; `verify` completes and checks that by a dry run. `
 layer's dtypes, `apply_table` gives them to a loaded model. `fuse` and `unfused` switch
 BatchNormalization between TensorFlow's fused kernel and Keras's own operations. `computing_in`
 has the same model compute in another dtype for a while; `walk` lists its layers with their paths.
+`policies_under` and `rules_without_effect` tell what another configuration would make of it.
 """
 
 from mpt.precision.audit import verify
 from mpt.precision.choice import Choice, choose
 from mpt.precision.fused import fuse, unfuse, unfused
-from mpt.precision.layers import walk
+from mpt.precision.layers import is_container, walk
 from mpt.precision.policy import apply_table, build, computes_float16, notes, table
 from mpt.precision.reference import computing_in
+from mpt.precision.variants import policies_under, rules_without_effect
 
 __all__ = [
     "Choice",
@@ -22,7 +24,10 @@ __all__ = [
     "computes_float16",
     "computing_in",
     "fuse",
+    "is_container",
     "notes",
+    "policies_under",
+    "rules_without_effect",
     "table",
     "unfuse",
     "unfused",

@@ -179,26 +179,14 @@ def resolve(model: keras.Model, plan: Plan, *, final: bool) -> bool:
         Whether any layer changed.
     """
     layers = walk(model)
-    by_rule: dict[int, str] = {}
-    for rule in plan.rules:
-        named = [layer for path, layer in layers if rule.names(path, layer)]
-        if not named and final:
+    for rule in plan.rules if final else ():
+        if not any(rule.names(path, layer) for path, layer in layers):
             raise unmatched(rule, layers)
-        by_rule.update({id(each): rule.policy for layer in named for each in descendants(layer)})
-    heads = {id(each) for head in plan.heads for each in _whole(head)}
-    changed = False
     for _, layer in layers:
-        if not has_float_policy(layer):
-            continue
-        own = plan.original.setdefault(layer, policy_name(layer))
-        if id(layer) in by_rule:
-            asked = (by_rule[id(layer)], "override")
-        elif own != plan.policy:
-            asked = (own, "layer")
-        elif id(layer) in heads and _head_applies(plan, layer):
-            asked = (plan.head, "head")
-        else:
-            asked = (own, "global")
+        if has_float_policy(layer):
+            plan.original.setdefault(layer, policy_name(layer))
+    changed = False
+    for layer, asked in derive(model, plan):
         plan.asked[layer] = asked
         if policy_name(layer) != asked[0]:
             set_policy(layer, asked[0])
@@ -206,15 +194,53 @@ def resolve(model: keras.Model, plan: Plan, *, final: bool) -> bool:
     return changed
 
 
+def derive(
+    model: keras.Model,
+    plan: Plan,
+    *,
+    policy: str | None = None,
+    rules: Sequence[Rule] | None = None,
+) -> list[tuple[keras.layers.Layer, tuple[str, str]]]:
+    """The policy that each layer is asked to have, and its source; no layer is touched.
+
+    Args:
+        policy: in place of the plan's.
+        rules: in place of the plan's.
+    """
+    policy = policy or plan.policy
+    layers = walk(model)
+    by_rule: dict[int, str] = {}
+    for rule in plan.rules if rules is None else rules:
+        named = [layer for path, layer in layers if rule.names(path, layer)]
+        by_rule.update({id(each): rule.policy for layer in named for each in descendants(layer)})
+    heads = {id(each) for head in plan.heads for each in _whole(head)}
+    derived = []
+    for _, layer in layers:
+        if not has_float_policy(layer):
+            continue
+        own = plan.original.get(layer) or policy_name(layer)
+        is_global = own == plan.policy
+        if id(layer) in by_rule:
+            asked = (by_rule[id(layer)], "override")
+        elif not is_global:
+            asked = (own, "layer")
+        elif id(layer) in heads and _head_applies(plan, policy):
+            asked = (plan.head, "head")
+        else:
+            asked = (policy, "global")
+        derived.append((layer, asked))
+    return derived
+
+
 def _whole(head: keras.layers.Layer) -> list[keras.layers.Layer]:
     """A head with what it is made of, such as an LSTM's cell; a model's layers each count alone."""
     return [head] if isinstance(head, keras.Model) else descendants(head)
 
 
-def _head_applies(plan: Plan, layer: keras.layers.Layer) -> bool:
+def _head_applies(plan: Plan, policy: str) -> bool:
     if plan.head == "policy":
         return False
-    return plan.head != "float32" or plan.original[layer].removeprefix("mixed_") in HALF
+    return plan.head != "float32" or policy.removeprefix("mixed_") in HALF
 
 
 def refine(model: keras.Model, plan: Plan, inputs: Any, *, once: bool = False) -> Trace:

@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from mpt.telemetry.window import Window
 
-_SHAPE = re.compile(r"^\s*(?:ROOT )?(%?[\w.\-]+) = \w+\[([\d,]*)\]")
+_SHAPE = re.compile(r"^\s*(?:ROOT )?(%?[\w.\-]+) = (\w+)\[([\d,]*)\]")
 _CALL = re.compile(r" (dot|convolution)\(([^)]*)\)(.*)$")
 _CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=\w+_(\w+)->")
+_OPERATION = re.compile(r'op_name="([^"]*)"')
 
 # What XLA, Keras and the parsing below raise for a model whose FLOPs cannot be counted.
 UNCOUNTABLE = (
@@ -85,21 +86,45 @@ def forward_flops(model: keras.Model, inputs: object) -> float | None:
         return None  # the number is an extra: no run fails for it
 
 
+@dataclass(frozen=True)
+class Product:
+    """A matrix product or a convolution of an HLO module.
+
+    Attributes:
+        operation: name of the TensorFlow operation that it comes from; empty where not said.
+        dtype: HLO's name of its first operand's: f32, f16, bf16, ...
+        flops: two for each multiply and add.
+    """
+
+    operation: str
+    dtype: str
+    flops: float
+
+
 def count_flops(hlo: str) -> float:
     """FLOPs of the `dot` and `convolution` instructions in an HLO module's text."""
+    return sum((product.flops for product in products(hlo)), 0.0)
+
+
+def products(hlo: str) -> list[Product]:
+    """The `dot` and `convolution` instructions in an HLO module's text, in their order."""
     shapes: dict[str, list[int]] = {}
-    total = 0.0
+    dtypes: dict[str, str] = {}
+    found = []
     for line in hlo.splitlines():
         defined = _SHAPE.match(line)
         if not defined:
             continue
-        name, dims = defined.groups()
-        shapes[name.lstrip("%")] = output = [int(d) for d in dims.split(",") if d]
+        name, dtype, dims = defined.groups()
+        name = name.lstrip("%")
+        shapes[name] = output = [int(d) for d in dims.split(",") if d]
+        dtypes[name] = dtype
         call = _CALL.search(line)
         if not call:
             continue
-        operation, operands, attributes = call.groups()
-        lhs, rhs = (shapes[o.split()[-1].lstrip("%")] for o in _split_operands(operands))
+        operation, text, attributes = call.groups()
+        operands = [o.split()[-1].lstrip("%") for o in _split_operands(text)]
+        lhs, rhs = (shapes[operand] for operand in operands)
         if operation == "dot":
             contracting = _CONTRACTING.search(attributes)
             dimensions = contracting.group(1) if contracting else ""
@@ -110,8 +135,15 @@ def count_flops(hlo: str) -> float:
             depth = prod(
                 size for size, label in zip(rhs, labels.group(1), strict=True) if label != "o"
             )
-        total += 2.0 * prod(output) * depth
-    return total
+        source = _OPERATION.search(attributes)
+        found.append(
+            Product(
+                source.group(1) if source else "",
+                dtypes[operands[0]],
+                2.0 * prod(output) * depth,
+            )
+        )
+    return found
 
 
 def _split_operands(operands: str) -> list[str]:
