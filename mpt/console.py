@@ -43,8 +43,8 @@ class Console:
         self, verbosity: int = 0, stdout: TextIO | None = None, stderr: TextIO | None = None
     ):
         self.verbosity = verbosity
-        self._out = _rich(stdout or sys.stdout)
-        self._err = _rich(stderr or sys.stderr)
+        self._out = rich_console(stdout or sys.stdout)
+        self._err = rich_console(stderr or sys.stderr)
         self._log: Callable[[str], None] | None = None
         self._unlogged: list[str] = []
         self._live: Live | None = None
@@ -292,7 +292,7 @@ def _memory(values: Mapping[str, float]) -> list[str]:
     return []
 
 
-def _rich(stream: TextIO) -> RichConsole:
+def rich_console(stream: TextIO) -> RichConsole:
     """A console that sends control codes to terminals only, and takes all text literally."""
     terminal = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
     return RichConsole(
