@@ -203,12 +203,13 @@ def _exponent_field(bits: tf.Tensor) -> tf.Tensor:
 
 
 def _bins64(values: tf.Tensor) -> tf.Tensor:
-    """As `_bins`, of float64 values: those beyond float32's range in its first and last exponent."""
+    """As `_bins`, of float64 values: beyond float32's range, in its first and last exponent."""
     bits = tf.bitcast(values, tf.int64)
     field = tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 52), 0x7FF), tf.float32)
-    zero = tf.equal(tf.bitwise.left_shift(bits, 1), 0)
-    inside = tf.clip_by_value(field - 1023 - EXPONENTS[0] + 1, 1.0, len(EXPONENTS))
-    finite = tf.where(zero, 0.0, inside)
+    # Not bits == 0: LLVM makes a float comparison of that, which takes subnormal numbers for zero.
+    multiple = tf.cast(tf.bitwise.bitwise_and(bits, 0xFFFFFFFFFFFFF), tf.float32)
+    normal = tf.clip_by_value(field - 1023 - EXPONENTS[0] + 1, 1.0, len(EXPONENTS))
+    finite = tf.where(field > 0, normal, tf.minimum(multiple, 1.0))
     return tf.where(field < 0x7FF, finite, float(BINS - 1))
 
 

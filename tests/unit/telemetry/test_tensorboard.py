@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.util import tensor_util
 
 from mpt.telemetry.tensorboard import DASHBOARD, Board, read_tags
 
@@ -102,6 +104,21 @@ def test_text_is_shown_by_the_text_page(tmp_path):
     assert reader.SummaryMetadata("run/precision").plugin_data.plugin_name == "text"
 
 
+def test_a_histogram_is_shown_by_the_histograms_page_with_its_steps(tmp_path):
+    buckets = np.array([[-27, -26, 3], [-26, -25, 0], [-25, -24, 2**40 + 1]], "float64")
+    with Board(tmp_path) as board:
+        board.histogram("gradients/exponents/a/b", 500, buckets, "*counts*")
+        board.histogram("gradients/exponents/a/b", 1000, buckets[:1])
+    reader = load(tmp_path)
+    first, second = reader.Tensors("gradients/exponents/a/b")
+    assert (first.step, second.step) == (500, 1000)
+    np.testing.assert_array_equal(tensor_util.make_ndarray(first.tensor_proto), buckets)
+    assert tensor_util.make_ndarray(second.tensor_proto).shape == (1, 3)
+    metadata = reader.SummaryMetadata("gradients/exponents/a/b")
+    assert metadata.plugin_data.plugin_name == "histograms"
+    assert metadata.summary_description == "*counts*"
+
+
 def test_no_folder_has_no_tags(tmp_path):
     assert read_tags(tmp_path / "nothing") == set()
 
@@ -110,7 +127,8 @@ def test_no_folder_has_no_tags(tmp_path):
 def test_writing_does_not_import(module, tmp_path):
     code = (
         "import sys; from mpt.telemetry.tensorboard import Board; b = Board(sys.argv[1]);"
-        "b.layout(); b.text('a', 'b'); b.scalars(1, {'c': 1}); b.close();"
+        "b.layout(); b.text('a', 'b'); b.scalars(1, {'c': 1});"
+        "import numpy; b.histogram('d', 1, numpy.zeros((2, 3))); b.close();"
         f"sys.exit({module!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 0
