@@ -1,4 +1,4 @@
-"""What the layers of a model would be under another policy, or with other rules; nothing changes."""
+"""What the layers of a model would be under another policy or with other rules; none changes."""
 
 from __future__ import annotations
 
