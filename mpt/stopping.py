@@ -15,9 +15,19 @@ class Reason:
     message: str
 
 
+@dataclass(frozen=True)
+class Cause:
+    """What broke a step, and what to try against it, as a diagnosis found it."""
+
+    step: int
+    advice: str
+
+
 @dataclass
 class DivergenceRules:
     """Rules on the numerics of training; the first that holds stops the run.
+
+    Advice is general unless the cause is known, at a step that the rule looks at.
 
     Attributes:
         max_consecutive_skips: steps skipped in a row.
@@ -30,10 +40,18 @@ class DivergenceRules:
     flat_steps: int | None = None
     _flat_loss: float | None = None
     _flat_since: int = 0
+    _cause: Cause | None = None
 
-    def check(self, window: Window) -> Reason | None:
-        """The reason to stop after this window, or None."""
+    def check(self, window: Window, cause: Cause | None = None) -> Reason | None:
+        """The reason to stop after this window, in which `cause` was found, or None."""
+        self._cause = cause or self._cause
         return self._skips(window) or self._high_loss(window) or self._flat(window)
+
+    def _known(self, first: int, last: int) -> str | None:
+        """Advice from the cause of a step from `first` to `last`."""
+        if self._cause is None or not first <= self._cause.step <= last:
+            return None
+        return f"step {self._cause.step}: {self._cause.advice}"
 
     def _skips(self, window: Window) -> Reason | None:
         skips = window.rows["consecutive_skips"]
@@ -41,8 +59,9 @@ class DivergenceRules:
         if not reached.any():
             return None
         at = int(reached.argmax())
+        step, count = window.step - window.steps + 1 + at, int(skips[at])
         loss = window.rows["loss"][at]
-        cause = (
+        cause = self._known(step - count + 1, step) or (
             "the gradients overflow although the loss is finite: try a lower loss_scale.min_scale, "
             "or precision.policy=mixed_bfloat16"
             if math.isfinite(loss)
@@ -51,18 +70,25 @@ class DivergenceRules:
         )
         return Reason(
             "max_consecutive_skips",
-            window.step - window.steps + 1 + at,
-            f"{int(skips[at])} steps in a row were skipped for non-finite gradients; {cause}",
+            step,
+            f"{count} steps in a row were skipped for non-finite gradients; {cause}",
         )
 
     def _high_loss(self, window: Window) -> Reason | None:
         if self.max_loss is None or not window.loss > self.max_loss:
             return None
+        known = None
+        if math.isinf(window.loss):
+            known = self._known(window.step - window.steps + 1, window.step)
+        advice = known or (
+            "try a lower optimizer.learning_rate, warm-up steps (optimizer.schedule.warmup_steps) "
+            "or optimizer.global_clipnorm"
+        )
         return Reason(
             "max_loss",
             window.step,
             f"the mean loss of the last {window.steps} steps is {window.loss:.4g}, above "
-            f"trainer.stop.max_loss={self.max_loss:g}: try a lower optimizer.learning_rate",
+            f"trainer.stop.max_loss={self.max_loss:g}: {advice}",
         )
 
     def _flat(self, window: Window) -> Reason | None:
@@ -77,7 +103,9 @@ class DivergenceRules:
                     "flat_steps",
                     first + offset,
                     f"the loss stayed at exactly {loss:.6g} for {self.flat_steps} steps: the "
-                    "gradients may be all zero (underflow without loss scaling, or dead units)",
+                    "gradients may be all zero, from underflow (mpt probe shows it; try "
+                    "loss_scale.mode=dynamic) or from dead units (try another seed, or a lower "
+                    "optimizer.learning_rate)",
                 )
         return None
 

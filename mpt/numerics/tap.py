@@ -167,12 +167,12 @@ def _calls_tapped(
     }
     originals = {cls: vars(cls)["__call__"] for cls in classes}
     for cls, original in originals.items():
-        cls.__call__ = taps.around(original)  # type: ignore[method-assign]
+        cls.__call__ = taps.around(original)
     try:
         yield
     finally:
         for cls, original in originals.items():
-            cls.__call__ = original  # type: ignore[method-assign]
+            cls.__call__ = original
 
 
 class _Taps(Generic[T]):

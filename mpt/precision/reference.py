@@ -1,6 +1,6 @@
 """The same model and variables, computing in another dtype for a while."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import keras
@@ -20,7 +20,9 @@ from mpt.precision.layers import (
 
 
 @contextmanager
-def computing_in(model: keras.Model, dtype: str) -> Iterator[None]:
+def computing_in(
+    model: keras.Model, dtype: str, paths: Collection[str] | None = None
+) -> Iterator[None]:
     """Have every layer of a floating policy compute in `dtype`; variables are not touched.
 
     What was traced before keeps its dtypes; a call of the model from here on has the new ones.
@@ -28,8 +30,14 @@ def computing_in(model: keras.Model, dtype: str) -> Iterator[None]:
     Args:
         model: built.
         dtype: "float16", "bfloat16", "float32" or "float64".
+        paths: of the only layers that are to, as `walk` has them; what is inside them stays as it
+            is unless it is named too. None: all.
     """
-    changed = [layer for _, layer in walk(model) if has_float_policy(layer)]
+    changed = [
+        layer
+        for path, layer in walk(model)
+        if has_float_policy(layer) and (paths is None or path in paths)
+    ]
     before = [layer._dtype_policy for layer in changed]
     inputs = [
         (symbolic, symbolic.dtype)

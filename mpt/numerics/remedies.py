@@ -1,0 +1,166 @@
+"""What to try against a fault; tried out on the captured step where that can be done."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mpt.loss_scale import LossScaleOptimizer
+from mpt.numerics.provenance import Fault, Step, is_finite, locate
+from mpt.numerics.replay import Replay
+from mpt.precision import walk
+from mpt.report.numbers import number
+
+HALF = ("float16", "bfloat16")
+MOST_LAYERS = 4  # more of them in float32 are for `mpt bisect` to find
+HEADROOM_BITS = 2  # between the largest gradient and the dtype's end, at a scale that is named
+
+Overrides = Sequence[Mapping[str, Any]]
+
+
+def against_forward(
+    replay: Replay, fault: Fault, overrides: Overrides, *, float32_finite: bool
+) -> str:
+    """What to try where numbers were lost going forward.
+
+    Args:
+        overrides: the user's precision.overrides, which stay in front of what is added.
+        float32_finite: the step is finite in float32.
+    """
+    if not float32_finite:
+        return (
+            "make the operation safe (exp of a large number, log or division by 0), lower "
+            "optimizer.learning_rate, or bound the gradients by optimizer.global_clipnorm"
+        )
+    call = fault.call
+    dtype = dtype_of(fault)
+    wider = ", or take precision.policy=mixed_bfloat16" if dtype == "float16" else ""
+    if call is None or call.layer in (None, replay.model) or call.layer.compute_dtype not in HALF:
+        return (
+            "cast to float32 in front of that operation, keras.ops.cast(x, 'float32'), or put it "
+            f"into a layer of its own and keep that in float32{wider}"
+        )
+    paths, enough = _layers_to_widen(replay, fault)
+    rules = [*overrides, *({"match": match(replay.model, p), "policy": "float32"} for p in paths)]
+    layers = "that layer" if len(paths) == 1 else f"{len(paths)} layers"
+    tried = "this step is finite then" if enough else "not enough by itself: mpt bisect finds more"
+    return f'keep {layers} in float32, "{as_override(rules)}" ({tried}){wider}'
+
+
+def _layers_to_widen(replay: Replay, fault: Fault) -> tuple[list[str], bool]:
+    """Layers that make the forward pass finite when they compute in float32; whether they do."""
+    assert fault.call is not None
+    chosen = [fault.call.path]
+    for _ in range(MOST_LAYERS):
+        within = tuple(f"{path}/" for path in chosen)
+        every = [p for p, _ in walk(replay.model) if p in chosen or p.startswith(within)]
+        found = locate(replay.model, replay.run(float32=every))
+        if found is None or found.direction == "backward":
+            return chosen, True
+        call = found.call
+        if call is None or call.layer in (None, replay.model) or call.path in every:
+            break
+        chosen.append(call.path)
+    return chosen[:1], False
+
+
+def against_backward(
+    replay: Replay, fault: Fault, reference: Step, optimizer: LossScaleOptimizer
+) -> str:
+    """What to try where gradients overflowed, which a lower scale of the loss prevents.
+
+    Args:
+        reference: the step in float32.
+    """
+    wider = ", or take precision.policy=mixed_bfloat16" if dtype_of(fault) == "float16" else ""
+    if not is_finite(reference):
+        return (
+            "no scale and no dtype helps: look for a derivative that is infinite, as of sqrt, a "
+            "norm, log or a power at 0, and keep its argument away from there"
+        )
+    scale = _fitting_scale(replay, reference, dtype_of(fault))
+    if scale is None:
+        return f"lower the loss scale, or keep that layer in float32{wider}"
+    if optimizer.mode == "dynamic":
+        key = "min_scale" if scale < optimizer.min_scale else "initial_scale"
+        setting = f"loss_scale.{key}={number_exactly(scale)}"
+    elif optimizer.mode == "fixed":
+        setting = f"loss_scale.initial_scale={number_exactly(scale)}, or loss_scale.mode=dynamic"
+    else:
+        setting = f"loss_scale.mode=fixed loss_scale.initial_scale={number_exactly(scale)}"
+    return f"a lower loss scale, {setting} (this step is finite at {power_of_two(scale)}){wider}"
+
+
+def _fitting_scale(replay: Replay, reference: Step, dtype: str | None) -> float | None:
+    """A power of two at which the step is finite, judged by its gradients in float32."""
+    gradients = [g for c in reference.calls for g in [*c.output_gradients, *c.input_gradients]]
+    gradients += reference.weight_gradients.values()
+    largest = max((value.largest for value in gradients if value is not None), default=0.0)
+    limit = float(tf.as_dtype(dtype or "float16").max) / 2**HEADROOM_BITS
+    scale = replay.captured.scale
+    surplus = max(1, math.ceil(math.log2(largest / limit))) if largest > 0 else 1
+    for more in (0, 2, 4):
+        candidate = 2.0 ** (math.floor(math.log2(scale)) - surplus - more)
+        if is_finite(replay.run(scale=candidate)):
+            return candidate
+    return None
+
+
+def against_loss(*, float32_finite: bool) -> str:
+    """What to try where the loss made what is not finite of finite predictions."""
+    if float32_finite:
+        return "have the loss computed in float32: keras.ops.cast(y_pred, 'float32'), as Keras's do"
+    return (
+        "keep the loss's logarithms, roots and divisions away from 0 (add keras.config.epsilon()), "
+        "or take a Keras loss with from_logits=True"
+    )
+
+
+def dtype_of(fault: Fault) -> str | None:
+    """The dtype in which what is at fault computes; None where nothing tells."""
+    call = fault.call
+    if call is None:
+        return None
+    if call.layer is not None:
+        return call.layer.compute_dtype
+    values = [*call.outputs, *call.inputs]
+    return values[0].dtype if values else None
+
+
+def match(model: keras.Model, path: str) -> str:
+    """What names just this layer in a rule of precision.overrides."""
+    names = [layer.name for _, layer in walk(model)]
+    alone = "/" in path or names.count(path) == 1
+    if alone and not set(path) & set("*?[]:"):
+        return path
+    return f"regex:^{re.escape(path)}$"
+
+
+def as_override(rules: Overrides) -> str:
+    """`precision.overrides=[...]` as it is typed, within double quotes."""
+    typed = [
+        "{" + ",".join(f"{key}:{_typed(value)}" for key, value in rule.items()) + "}"
+        for rule in rules
+    ]
+    return f"precision.overrides=[{','.join(typed)}]"
+
+
+def _typed(value: Any) -> str:
+    text = str(value)
+    return text if re.fullmatch(r"\w+", text) else f"'{text}'"
+
+
+def number_exactly(value: float) -> str:
+    """A power of two so that it is read back as the same number."""
+    return number(value) if value >= 1 else repr(value)
+
+
+def power_of_two(value: float) -> str:
+    """2^k, or the number where it is none."""
+    exponent = math.log2(value) if value > 0 else math.nan
+    return f"2^{exponent:.0f}" if exponent == int(exponent) else number(value)

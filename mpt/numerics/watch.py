@@ -1,0 +1,92 @@
+"""The host's side of a run's diagnoses: when a step is replayed, and what is told of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import keras
+
+from mpt.numerics.capture import Capture
+from mpt.numerics.diagnosis import Diagnosis, diagnose
+from mpt.numerics.remedies import Overrides
+from mpt.numerics.replay import replaying
+from mpt.stopping import Cause
+from mpt.telemetry.window import Window
+
+MOST_TOLD = 3  # different diagnoses a run
+FREE_REPLAYS = 3  # after these, only one each time the run has doubled its length
+
+
+class Watch:
+    """Diagnoses what was captured when a window is drained.
+
+    Each different diagnosis is told once, and at most three in a run; what is different lies in
+    another layer or another direction.
+
+    Args:
+        capture: what the training steps write to.
+        model: as it was trained; its state is left as it is.
+        overrides: the user's precision.overrides.
+        tell: given each diagnosis to be told.
+
+    Attributes:
+        seconds: wall time spent on it, s.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        model: keras.Model,
+        overrides: Overrides,
+        tell: Callable[[Diagnosis], None],
+    ):
+        self.seconds = 0.0
+        self._capture = capture
+        self._model = model
+        self._overrides = overrides
+        self._tell = tell
+        self._told: set[tuple[str | None, str | None]] = set()
+        self._replays = 0
+        self._rearm_at: int | None = None
+
+    def check(self, window: Window) -> Cause | None:
+        """What broke the step that was captured in this window; None: nothing was.
+
+        A model that cannot be run layer by layer does not end the run: that is told then.
+        """
+        if self._rearm_at is not None:
+            if window.step >= self._rearm_at:
+                self._rearm_at = None
+                self._capture.rearm()
+            return None
+        if not window.rows["captured"].any():
+            return None
+        start = time.perf_counter()
+        found = self._diagnose()
+        if (found.direction, found.path) not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add((found.direction, found.path))
+            self._tell(found)
+        self._replays += 1
+        if self._replays < FREE_REPLAYS:
+            self._capture.rearm()
+        else:
+            self._rearm_at = 2 * window.step
+        self.seconds += time.perf_counter() - start
+        return Cause(found.step, f"{found.headline}; {found.remedy}")
+
+    def _diagnose(self) -> Diagnosis:
+        captured = self._capture.read()
+        assert captured is not None
+        try:
+            with replaying(self._model, captured) as replay:
+                return diagnose(replay, self._overrides)
+        except Exception as error:  # whatever a user's model raises when it runs eagerly
+            text = str(error).splitlines() or [""]
+            return Diagnosis(
+                step=captured.step,
+                headline="it cannot be replayed layer by layer",
+                facts=(("error", f"{type(error).__name__}: {text[0]}"),),
+                remedy="see mpt probe for the numbers of a single batch",
+                loss_scale=captured.scale,
+            )
