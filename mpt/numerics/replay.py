@@ -120,8 +120,9 @@ def _named(batch: Any) -> list[tuple[str, str, Any]]:
     for part, structure in parts.items():
         if structure is None:
             continue
-        for path, leaf in tf.nest.flatten_with_joined_string_paths(structure, separator="/"):
-            named.append((part, f"{part} {path}" if path else part, leaf))
+        for path, leaf in keras.tree.flatten_with_path(structure):
+            name = " ".join([part, "/".join(map(str, path))]).strip()
+            named.append((part, name, leaf))
     return named
 
 
