@@ -15,7 +15,7 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from mpt import errors
 from mpt.config import to_config
@@ -123,11 +123,14 @@ def import_tensorflow(verbosity: int) -> None:
             os.close(saved)
 
 
-def spawn(job: Job) -> int:
+def spawn(job: Job, *, output: IO[str] | None = None) -> int:
     """Run `job` in a child process and wait for it.
 
     An interrupt is handed on to the child, which may save what it has; it is raised again here
     once the child has ended. A third one kills the child.
+
+    Args:
+        output: an open file that takes the child's stdout and stderr; None: those of this process.
 
     Returns:
         The child's exit code; the negative number of the signal where one killed it.
@@ -140,6 +143,8 @@ def spawn(job: Job) -> int:
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "mpt.isolation", file.name],
         env={**os.environ, "PYTHONPATH": path, "MPT_ALLOW": ",".join(job.allow)},
+        stdout=output,
+        stderr=output,
         process_group=0,  # the terminal's ^C reaches only this process, which hands it on once
     )
     interrupts = 0
