@@ -99,6 +99,20 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         """Creates the counters and the inner optimizer's slots; once, in the strategy's scope."""
         if self.built:
             return
+        self._create_scalars()
+        self.inner_optimizer.build(var_list)
+        keras.Optimizer.build(self, var_list)
+
+    def _create_scalars(self) -> None:
+        """Creates the scale and the counters, once; they depend on no variable of the model."""
+        if hasattr(self, "batch_loss"):
+            return
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1 and not tf.distribute.in_cross_replica_context():
+            raise ValueError(
+                "Call optimizer.build(model.trainable_variables) in the strategy's scope, before "
+                f"the first step on {replicas} replicas."
+            )
         scale = 1.0 if self.mode == "none" else self.initial_scale
         self.step_counter = self._counter("step_counter", 0)
         self.dynamic_scale = self._number("dynamic_scale", scale)
@@ -121,8 +135,6 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             synchronization="on_read",
             name="batch_loss",
         )
-        self.inner_optimizer.build(var_list)
-        keras.Optimizer.build(self, var_list)
 
     def _counter(self, name: str, value: int) -> keras.Variable:
         initializer = keras.initializers.Constant(value)
@@ -140,13 +152,19 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
 
         Returns:
             A scalar, at least float32 where there is a scale: 2^15 is half of float16's range.
+
+        Raises:
+            ValueError: a loss that is not a scalar; not built, and several replicas.
         """
         self._loss_was_scaled = True
         loss = tf.convert_to_tensor(loss)
-        if not self.built:
-            if not tf.executing_eagerly():
-                raise ValueError("Build the optimizer before its train_step is traced.")
-            return loss if self.mode == "none" else loss * self.initial_scale
+        if loss.shape.rank not in (None, 0):
+            raise ValueError(
+                f"scale_loss() takes one number, not a loss of shape {loss.shape}: reduce it "
+                "first, as with tf.reduce_mean."
+            )
+        # As variables even before `build`, for a trace would keep a number for good.
+        self._create_scalars()
         self.batch_loss.value.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
         if self.mode == "none":
             return loss
