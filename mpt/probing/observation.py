@@ -13,8 +13,7 @@ import tensorflow as tf
 from keras.src.layers.preprocessing.image_preprocessing import base_image_preprocessing_layer
 
 from mpt.numerics import TappedCall, tapped_step, weight_names
-from mpt.precision import computing_in, walk
-from mpt.precision.layers import is_container
+from mpt.precision import computing_in, is_container, walk
 from mpt.probing.exponents import Array
 
 # Their `call` takes `training`, and draws random numbers where it is true.
@@ -83,14 +82,12 @@ def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
 
     def of(path: str, layer: keras.layers.Layer | None) -> Seen:
         if path not in layers:
-            known = layer is not None and layer is by_path.get(path) and layer is not model
-            layers[path] = Seen(path, layer, movable=known)
+            layers[path] = Seen(path, layer, movable=layer is not None and layer is not model)
         return layers[path]
 
-    parents = {id(call.parent) for call in step.calls}
-    for call in step.calls:
-        if call.layer is not None and is_container(call.layer):
-            continue  # what goes in and out of it is seen at the layers inside
+    calls = [call for call in step.calls if _is_own(call, by_path)]
+    parents = {id(call.parent) for call in calls}
+    for call in calls:
         seen = of(call.path, call.layer)
         _add_call(seen, call)
         seen.innermost &= id(call) not in parents
@@ -99,6 +96,18 @@ def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
             continue  # a float8 scale, whose "gradient" is its next value
         of(path, by_path.get(path)).weight_gradients.append(step.weight_gradients.get(name))
     return Observation(layers, float("nan") if step.loss is None else float(step.loss))
+
+
+def _is_own(call: TappedCall[Array], by_path: dict[str, keras.layers.Layer]) -> bool:
+    """Whether the call does something, and under the same name in every step.
+
+    Not so a model that only passes tensors between its layers, where they are seen, and an
+    operation or a layer that another makes anew in each of its calls.
+    """
+    if call.layer is None:
+        parent = call.parent and call.parent.layer
+        return parent is not None and is_container(parent)
+    return by_path.get(call.path) is call.layer and not is_container(call.layer)
 
 
 def _add_call(seen: Seen, call: TappedCall[Array]) -> None:
