@@ -70,7 +70,7 @@ def flops_by_layer(model: keras.Model, inputs: Any) -> Flops:
     ]
     arguments = {"training": False} if model._call_has_training_arg else {}
 
-    def forward(tensors: list[tf.Tensor]) -> Any:
+    def forward(*tensors: tf.Tensor) -> Any:
         return model(tf.nest.pack_sequence_as(inputs, tensors), **arguments)
 
     with recorded(model) as calls:
@@ -89,7 +89,7 @@ def flops_by_layer(model: keras.Model, inputs: Any) -> Flops:
         index = innermost(product.operation)
         path = model.name if index is None else calls[index].path
         by_path.setdefault(path, Counter())[product.dtype] += product.flops  # type: ignore[assignment]
-        if index is not None and calls[index].in_loop or "/while/" in product.operation:
+        if (index is not None and calls[index].in_loop) or "/while/" in product.operation:
             looped[path] = None
     return Flops(by_path, list(looped))
 

@@ -8,7 +8,7 @@ tell what a product in its HLO belongs to.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,7 +176,18 @@ class Recording:
         return self.owners.get(id(tensor.op))
 
     def is_leaf(self, call: LayerCall) -> bool:
+        """Whether no other call was made inside it."""
         return id(call) not in self.parents
+
+    def ended_first(self) -> list[LayerCall]:
+        """The calls in the order in which they ended: children before parents."""
+        order: list[LayerCall] = []
+        unfinished: list[LayerCall] = []
+        for call in self.calls:
+            while unfinished and unfinished[-1] is not call.parent:
+                order.append(unfinished.pop())
+            unfinished.append(call)
+        return order + unfinished[::-1]
 
 
 def record_training(model: keras.Model, batch: Any) -> Recording:
@@ -194,7 +205,6 @@ def record_training(model: keras.Model, batch: Any) -> Recording:
 
     def step(data: Any) -> tf.Tensor:
         held["graph"] = tf.compat.v1.get_default_graph()
-        # Calls of a first attempt that failed lie in another graph.
         model.train_step(data)
         return tf.constant(0)
 
@@ -204,7 +214,7 @@ def record_training(model: keras.Model, batch: Any) -> Recording:
         _optimizer_set_aside(model.optimizer) as scaled,
         _metrics_watched(model, half_metrics),
     ):
-        traced(step, spec, calls)
+        traced(step, (spec,), calls)
     model._clear_losses()  # those of this step are tensors of the traced graph
     owned = list(_owned(held["graph"], calls))
     graphs = {id(held["graph"]), *(id(operation.graph) for operation, _ in owned)}
@@ -214,14 +224,18 @@ def record_training(model: keras.Model, batch: Any) -> Recording:
 
 
 def traced(
-    function: Callable[..., Any], specs: Any, calls: list[LayerCall], *, jit: bool = False
+    function: Callable[..., Any],
+    specs: Sequence[Any],
+    calls: list[LayerCall],
+    *,
+    jit: bool = False,
 ) -> Any:
     """Trace `function` with tf.functions inside layers opened, or, where that fails, as they are.
 
     What a tf.function has traced before runs none of its Python again, and so hides its layers.
 
     Args:
-        specs: its one argument as nested `tf.TensorSpec`s.
+        specs: its arguments as `tf.TensorSpec`s; nested ones without `jit` only.
         calls: emptied before a second attempt.
         jit: return what gives the HLO instead.
     """
@@ -236,11 +250,11 @@ def traced(
     return _trace(function, specs, jit)
 
 
-def _trace(function: Callable[..., Any], specs: Any, jit: bool) -> Any:
+def _trace(function: Callable[..., Any], specs: Sequence[Any], jit: bool) -> Any:
     wrapped = tf.function(function, autograph=False, jit_compile=jit or None)
     if jit:
-        return wrapped.experimental_get_compiler_ir(specs)(stage="hlo")
-    return wrapped.get_concrete_function(specs)
+        return wrapped.experimental_get_compiler_ir(*specs)(stage="hlo")
+    return wrapped.get_concrete_function(*specs)
 
 
 @contextmanager
@@ -298,9 +312,7 @@ def _owned(top: tf.Graph, calls: list[LayerCall]) -> Iterator[tuple[tf.Operation
         by_graph.setdefault(id(call.graph), []).append(call)
     seen: set[int] = set()
 
-    def visit(
-        graph: tf.Graph, outer: LayerCall | None
-    ) -> Iterator[tuple[tf.Operation, LayerCall]]:
+    def visit(graph: tf.Graph, outer: LayerCall | None) -> Iterator[tuple[tf.Operation, LayerCall]]:
         if id(graph) in seen:
             return
         seen.add(id(graph))
