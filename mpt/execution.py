@@ -9,7 +9,7 @@ import tensorflow as tf
 from mpt import loss_scale, precision, tuning
 from mpt.errors import ConfigurationError
 from mpt.loop import TrainLoop, iterate
-from mpt.numerics import restored
+from mpt.numerics import Capture, restored
 from mpt.preparation import Prepared
 
 # Shortest expected run, s, for which XLA is tried: it compiles for tens of seconds on a CPU.
@@ -21,10 +21,12 @@ class Execution:
     """The training loop over an endless iterator, and what was chosen for its step.
 
     Attributes:
+        capture: where the loop's steps leave one that calls for a diagnosis.
         fused: paths of the layers whose normalization runs in the fused kernel.
     """
 
     loop: TrainLoop
+    capture: Capture
     jit: tuning.JitChoice
     fused: tuple[str, ...]
 
@@ -39,16 +41,23 @@ def make_execution(prepared: Prepared) -> Execution:
         replicas=prepared.strategy.num_replicas_in_sync,
         deterministic=prepared.config.device.deterministic,
     )
+    capture = Capture(
+        prepared.model,
+        prepared.strategy,
+        prepared.data.train.element_spec,
+        prepared.config.loss_scale.max_consecutive_skips,
+    )
     if choice is not None:
         fused = () if choice.enabled else _fuse(prepared)
-        return Execution(_loop(prepared, iterator, jit=choice.enabled), choice, fused)
+        loop = _loop(prepared, iterator, capture, jit=choice.enabled)
+        return Execution(loop, capture, choice, fused)
     fused = _fuse(prepared)
-    plain = _loop(prepared, iterator, jit=False)
+    plain = _loop(prepared, iterator, capture, jit=False)
     compiled: TrainLoop | None = None
 
     def compile_step() -> tuning.Timed:
         nonlocal compiled
-        compiled = _loop(prepared, iterator, jit=True)
+        compiled = _loop(prepared, iterator, capture, jit=True)
         return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
 
     rehearsal = iterate(prepared.data.train, prepared.strategy)
@@ -59,19 +68,20 @@ def make_execution(prepared: Prepared) -> Execution:
             total_steps=prepared.total_steps,
             worthwhile_seconds=WORTHWHILE_SECONDS[prepared.device.kind],
         )
+    capture.rearm()  # a rehearsed step is none of the run's
     if not choice.enabled:
-        return Execution(plain, choice, fused)
+        return Execution(plain, capture, choice, fused)
     assert compiled is not None
     precision.unfuse(prepared.model)
-    return Execution(compiled, choice, ())
+    return Execution(compiled, capture, choice, ())
 
 
-def _loop(prepared: Prepared, iterator: Iterator[Any], *, jit: bool) -> TrainLoop:
+def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit: bool) -> TrainLoop:
     model, optimizer = prepared.model, prepared.optimizer
     step = tf.function(model.train_step, jit_compile=True) if jit else model.train_step
     loop = TrainLoop(
-        loss_scale.guarded(model, step, prepared.strategy),
-        optimizer.telemetry,
+        capture.around(loss_scale.guarded(model, step, prepared.strategy)),
+        lambda: {**optimizer.telemetry(), **capture.telemetry()},
         iterator,
         rows=prepared.config.trainer.log_every,
     )

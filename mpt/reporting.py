@@ -116,6 +116,7 @@ def describe_outcome(
     result.metrics.best = _best(prepared.best)
     result.wall_seconds.train = outcome.seconds["train"]
     result.wall_seconds.evaluate = outcome.seconds["evaluate"]
+    result.wall_seconds.diagnose = outcome.seconds["diagnose"] or None
 
 
 def end(result: RunReport, clock: Clock) -> None:

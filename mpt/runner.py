@@ -16,6 +16,7 @@ from mpt import errors, report, reporting, saving, smoke
 from mpt.console import Console
 from mpt.execution import Execution, make_execution
 from mpt.loop import EvaluationLoop, iterate
+from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared, prepare
 from mpt.report import RunReport
 from mpt.reporting import Clock
@@ -130,18 +131,9 @@ def _train(
             model=prepared.model,
             loop=execution.loop,
             evaluation=_evaluation(prepared),
-            schedule=Schedule(
-                prepared.total_steps,
-                data.steps_per_epoch,
-                config.trainer.log_every,
-                config.trainer.eval_every or data.steps_per_epoch,
-            ),
+            schedule=_schedule(prepared),
             steps_per_execution=steps,
-            rules=DivergenceRules(
-                config.loss_scale.max_consecutive_skips,
-                config.trainer.stop.max_loss,
-                config.trainer.stop.flat_steps,
-            ),
+            rules=_rules(config),
             best=prepared.best,
             throughput=throughput,
             history=history,
@@ -149,6 +141,7 @@ def _train(
             synchronous=prepared.device.kind == "cpu",
             record=recorder.record,
             learning_rate=partial(_learning_rate, prepared),
+            diagnose=_watch(prepared, execution, result, console, board).check,
             callbacks=prepared.callbacks,
         )
         result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
@@ -157,6 +150,36 @@ def _train(
         finally:
             reporting.describe_execution(result, prepared, execution, steps)
             reporting.describe_outcome(result, prepared, training, compute)
+
+
+def _schedule(prepared: Prepared) -> Schedule:
+    trainer, epoch = prepared.config.trainer, prepared.data.steps_per_epoch
+    return Schedule(prepared.total_steps, epoch, trainer.log_every, trainer.eval_every or epoch)
+
+
+def _rules(config: TrainConfig) -> DivergenceRules:
+    stop = config.trainer.stop
+    return DivergenceRules(config.loss_scale.max_consecutive_skips, stop.max_loss, stop.flat_steps)
+
+
+def _watch(
+    prepared: Prepared,
+    execution: Execution,
+    result: RunReport,
+    console: Console,
+    board: Board | None,
+) -> Watch:
+    """What finds out what broke a step, and puts it where it is looked for."""
+
+    def tell(found: Diagnosis) -> None:
+        result.diagnosis.append(found.entry())
+        console.warning(found.message)
+        if board is not None:
+            board.text("diagnosis/nonfinite", found.markdown, found.step)
+            board.flush()
+
+    overrides = prepared.config.precision.overrides
+    return Watch(execution.capture, prepared.model, overrides, tell)
 
 
 def _learning_rate(prepared: Prepared) -> float:

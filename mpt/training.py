@@ -11,7 +11,7 @@ from types import FrameType
 import keras
 
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
-from mpt.stopping import Best, DivergenceRules, Reason
+from mpt.stopping import Best, Cause, DivergenceRules, Reason
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
@@ -42,14 +42,16 @@ class Outcome:
     Attributes:
         status: completed, stopped_early, diverged or interrupted.
         final: last value of each `train/*` and `validation/*` tag.
-        seconds: wall time by activity: train, evaluate.
+        seconds: wall time by activity: train, evaluate, diagnose.
     """
 
     status: str = "completed"
     reason: Reason | None = None
     steps: int = 0
     final: Values = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "diagnose": 0.0}
+    )
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Training:
         record: told, at a step, of the window drained there and of its `validation/*` values;
             either may be missing.
         learning_rate: reads the optimizer's present learning rate.
+        diagnose: given each drained window, says what broke a step of it, if any broke.
     """
 
     model: keras.Model
@@ -77,6 +80,7 @@ class Training:
     synchronous: bool
     record: Callable[[int, Window | None, Values], None]
     learning_rate: Callable[[], float]
+    diagnose: Callable[[Window], Cause | None]
     callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
     _drained_at: int = 0
@@ -103,15 +107,19 @@ class Training:
     @contextmanager
     def _accounting(self) -> Iterator[None]:
         """Count what the host does between steps, telemetry and callbacks too, as training."""
-        start, evaluated = time.perf_counter(), self.outcome.seconds["evaluate"]
+        start, other = time.perf_counter(), self._other_seconds()
         self._step_seconds = 0.0
         yield
-        spent = time.perf_counter() - start - (self.outcome.seconds["evaluate"] - evaluated)
+        spent = time.perf_counter() - start - (self._other_seconds() - other)
         self.outcome.seconds["train"] += spent
         between = spent - self._step_seconds
         self._window_seconds += between
         if self.synchronous:
             self.throughput.add_between(self.outcome.steps, between)
+
+    def _other_seconds(self) -> float:
+        """Time at the edges of steps that is not training's."""
+        return self.outcome.seconds["evaluate"] + self.outcome.seconds["diagnose"]
 
     def _call(self, hooks: keras.callbacks.CallbackList) -> None:
         """One call of the device: steps up to the next edge."""
@@ -149,7 +157,7 @@ class Training:
         compared = evaluating and self.best.tag.startswith("train/")
         logging = step % schedule.log_every == 0 or ended or compared
         window = self._drain() if logging else None
-        reason = self.rules.check(window) if window else None
+        reason = self._check(window) if window else None
         validation: Values = {}
         if ended:
             self._finalize()
@@ -189,6 +197,14 @@ class Training:
         self._drained_at, self._window_seconds = step, 0.0
         self.outcome.final.update(window.train_values)
         return window
+
+    def _check(self, window: Window) -> Reason | None:
+        """What broke a step of the window, if any broke, and whether that is reason to stop."""
+        start = time.perf_counter()
+        cause = self.diagnose(window)
+        if cause is not None:
+            self.outcome.seconds["diagnose"] += time.perf_counter() - start
+        return self.rules.check(window, cause)
 
     def _evaluate(self, hooks: keras.callbacks.CallbackList) -> Values:
         """One pass over the validation data: `validation/*` values; none without such data."""
@@ -232,7 +248,7 @@ class Training:
         if step > self._drained_at:
             window = self._drain()
             self.record(step, window, {})
-            reason = self.rules.check(window) or reason
+            reason = self._check(window) or reason
         if reason is not None:
             early = reason.rule == "early_stopping"
             self.outcome.status = "stopped_early" if early else "diverged"

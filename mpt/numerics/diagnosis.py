@@ -58,14 +58,14 @@ class Diagnosis:
     @property
     def message(self) -> str:
         """One block of lines, as errors are."""
-        lines = [f"step {self.step} was not finite: {self.headline}"]
+        lines = [f"step {self.step}: {self.headline}"]
         lines += [f"  {label + ':':<9}{text}" for label, text in self.facts]
         return "\n".join([*lines, f"  to do:   {self.remedy}"])
 
     @property
     def markdown(self) -> str:
         """The same for TensorBoard."""
-        lines = [f"**Step {self.step} was not finite**: {self.headline}", ""]
+        lines = [f"**Step {self.step}**: {self.headline}", ""]
         return "\n".join(
             [*lines, *(f"- {k}: {v}" for k, v in [*self.facts, ("to do", self.remedy)])]
         )
@@ -256,7 +256,7 @@ def _not_reproduced(step: Step) -> dict[str, Any]:
         text = f"{path} comes nearest to its end: {number(value.largest)} in {value.dtype}"
         facts.append(("numbers", f"{text} ({share:.2g} of its largest number)"))
     return {
-        "headline": "its replay, layer by layer and without XLA, came out finite",
+        "headline": "not finite in training; its replay, layer by layer and without XLA, was",
         "facts": facts,
         "remedy": "numbers at the dtype's end come out one way or the other: see mpt probe, and "
         "try trainer.jit_compile=false if XLA was on",

@@ -18,6 +18,7 @@ from mpt.report.numbers import number
 
 HALF = ("float16", "bfloat16")
 MOST_LAYERS = 4  # more of them in float32 are for `mpt bisect` to find
+LARGE_GRADIENT = 1000.0
 HEADROOM_BITS = 2  # between the largest gradient and the dtype's end, at a scale that is named
 
 Overrides = Sequence[Mapping[str, Any]]
@@ -93,14 +94,26 @@ def against_backward(
         setting = f"loss_scale.initial_scale={number_exactly(scale)}, or loss_scale.mode=dynamic"
     else:
         setting = f"loss_scale.mode=fixed loss_scale.initial_scale={number_exactly(scale)}"
-    return f"a lower loss scale, {setting} (this step is finite at {power_of_two(scale)}){wider}"
+    text = f"a lower loss scale, {setting} (this step is finite at {power_of_two(scale)}){wider}"
+    unscaled = _largest_gradient(reference) / replay.captured.scale
+    if unscaled < LARGE_GRADIENT:
+        return text
+    return (
+        f"{text}; gradients of {number(unscaled)} before scaling are those of a run that diverges: "
+        "lower optimizer.learning_rate, or set optimizer.global_clipnorm"
+    )
+
+
+def _largest_gradient(step: Step) -> float:
+    """The largest finite magnitude of the step's scaled gradients, of activations and weights."""
+    gradients = [g for c in step.calls for g in [*c.output_gradients, *c.input_gradients]]
+    gradients += step.weight_gradients.values()
+    return max((value.largest for value in gradients if value is not None), default=0.0)
 
 
 def _fitting_scale(replay: Replay, reference: Step, dtype: str | None) -> float | None:
     """A power of two at which the step is finite, judged by its gradients in float32."""
-    gradients = [g for c in reference.calls for g in [*c.output_gradients, *c.input_gradients]]
-    gradients += reference.weight_gradients.values()
-    largest = max((value.largest for value in gradients if value is not None), default=0.0)
+    largest = _largest_gradient(reference)
     limit = float(tf.as_dtype(dtype or "float16").max) / 2**HEADROOM_BITS
     scale = replay.captured.scale
     surplus = max(1, math.ceil(math.log2(largest / limit))) if largest > 0 else 1

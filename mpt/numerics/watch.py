@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import keras
@@ -29,9 +28,6 @@ class Watch:
         model: as it was trained; its state is left as it is.
         overrides: the user's precision.overrides.
         tell: given each diagnosis to be told.
-
-    Attributes:
-        seconds: wall time spent on it, s.
     """
 
     def __init__(
@@ -41,7 +37,6 @@ class Watch:
         overrides: Overrides,
         tell: Callable[[Diagnosis], None],
     ):
-        self.seconds = 0.0
         self._capture = capture
         self._model = model
         self._overrides = overrides
@@ -62,7 +57,6 @@ class Watch:
             return None
         if not window.rows["captured"].any():
             return None
-        start = time.perf_counter()
         found = self._diagnose()
         if (found.direction, found.path) not in self._told and len(self._told) < MOST_TOLD:
             self._told.add((found.direction, found.path))
@@ -72,7 +66,6 @@ class Watch:
             self._capture.rearm()
         else:
             self._rearm_at = 2 * window.step
-        self.seconds += time.perf_counter() - start
         return Cause(found.step, f"{found.headline}; {found.remedy}")
 
     def _diagnose(self) -> Diagnosis:

@@ -1,6 +1,7 @@
 """A run's report as lines and a table for a console."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +75,7 @@ def closing_rows(report: RunReport) -> list[tuple[str, str]]:
     for check in report.smoke_checks:
         verdict = "passed" if check.get("passed") else "FAILED"
         rows.append(("smoke check", f"{verdict} {check.get('name')}: {check.get('detail')}"))
-    messages = [str(entry.get("message", "")) for entry in report.diagnosis]
+    messages = [_diagnosed(entry) for entry in report.diagnosis]
     rows += [("diagnosis", text) for text in messages if text not in status]
     return rows
 
@@ -93,6 +94,12 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
                 (name, NEXT[name].format(path=path) if name == "tensorboard" else str(path))
             )
     return found
+
+
+def _diagnosed(entry: dict[str, Any]) -> str:
+    """A diagnosis; of a step's, which was told in full when it happened, the first line."""
+    message = str(entry.get("message", ""))
+    return message.split("\n", 1)[0] if "loss_scale" in entry else message
 
 
 def _model(report: RunReport) -> str:
@@ -214,6 +221,7 @@ def _seconds(report: RunReport) -> str:
         "tuning": wall.tuning,
         "training": wall.train,
         "evaluation": wall.evaluate,
+        "diagnosis": wall.diagnose,
         "saving": wall.save,
     }
     text = NOT_MEASURED if wall.total is None else f"{wall.total:.1f}"

@@ -22,7 +22,7 @@ STATUSES = (
     "killed",
 )
 
-# One entry of `diagnosis`; `mpt.numerics.provenance` says how each is found.
+# One entry of `diagnosis`; those of `mpt.numerics.diagnosis` have a loss_scale.
 DIAGNOSIS: dict[str, Any] = {
     "type": "object",
     "required": ["message"],
@@ -214,6 +214,7 @@ class WallSeconds:
     tuning: float | None = item("Choosing settings by measuring, s.")
     train: float | None = item("Training steps, s.")
     evaluate: float | None = item("Evaluations, s.")
+    diagnose: float | None = item("Replaying steps that were not finite, s; null: there were none.")
     save: float | None = item("Saving, s.")
 
 

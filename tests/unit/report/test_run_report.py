@@ -62,7 +62,7 @@ KEYS = {
         "datasheet_flops_per_second",
     },
     "metrics": {"final", "best"},
-    "wall_seconds": {"total", "startup", "tuning", "train", "evaluate", "save"},
+    "wall_seconds": {"total", "startup", "tuning", "train", "evaluate", "diagnose", "save"},
     "diagnosis": None,
     "warnings": None,
     "smoke_checks": None,
