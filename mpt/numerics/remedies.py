@@ -18,7 +18,9 @@ from mpt.report.numbers import number
 
 HALF = ("float16", "bfloat16")
 MOST_LAYERS = 4  # more of them in float32 are for `mpt bisect` to find
-LARGE_GRADIENT = 1000.0
+# Beyond these, numbers are those of a run that diverges rather than of a model that trains.
+LARGE_ACTIVATION = 1e5
+LARGE_GRADIENT = 1e3
 HEADROOM_BITS = 2  # between the largest gradient and the dtype's end, at a scale that is named
 
 Overrides = Sequence[Mapping[str, Any]]
@@ -34,10 +36,12 @@ def against_forward(
         float32_finite: the step is finite in float32.
     """
     if not float32_finite:
-        return (
-            "make the operation safe (exp of a large number, log or division by 0), lower "
-            "optimizer.learning_rate, or bound the gradients by optimizer.global_clipnorm"
+        safe = "make the operation safe: exp of a large number, log of or division by 0"
+        slower = (
+            "lower optimizer.learning_rate, or bound the gradients by optimizer.global_clipnorm"
         )
+        first, second = (slower, safe) if fault.largest > LARGE_ACTIVATION else (safe, slower)
+        return f"{first}; or {second}"
     call = fault.call
     dtype = dtype_of(fault)
     wider = ", or take precision.policy=mixed_bfloat16" if dtype == "float16" else ""

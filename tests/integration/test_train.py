@@ -206,7 +206,11 @@ def test_a_diverging_run_stops_with_its_reason(mpt, tmp_path):
     assert (report["status"], report["exit_code"]) == ("diverged", 3)
     assert report["reason"]["rule"] == "max_consecutive_skips"
     assert report["loss_scale"]["max_consecutive_skips"] >= 4
-    assert "no loss scale helps" in report["diagnosis"][-1]["message"]
+    first, last = report["diagnosis"][0], report["diagnosis"][-1]
+    assert (first["direction"], first["float32_finite"]) == ("forward", False)
+    assert last["message"] == report["reason"]["message"]
+    assert " steps in a row were skipped for non-finite gradients; step " in last["message"]
+    assert "lower optimizer.learning_rate" in last["message"]
     assert report["training"]["steps"] < 100
 
 
