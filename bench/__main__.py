@@ -66,6 +66,7 @@ def cases() -> list[tuple[str, Callable[[int], dict]]]:
                 )
             )
     found.append(("resnet20 fused normalization", fused_normalization))
+    found.append(("resnet20 histograms", gradient_histograms))
     return found
 
 
@@ -90,6 +91,24 @@ def fused_normalization(rounds: int) -> dict:
         ),
     }
     return compared(in_turn(sides, rounds), "fused", "stock", 0.65)
+
+
+def gradient_histograms(rounds: int) -> dict:
+    """A step of resnet-20 with histograms each 500 steps, their cost spread over these, to none.
+
+    Twenty steps a side and round, for single steps are noisy.
+    """
+    command = [sys.executable, "-m", "bench.histograms", str(20 * rounds)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment(), cwd=HERE.parent
+    )
+    times = json.loads(done.stdout.splitlines()[-1])
+    one = median(times["count"]) + median(times["read"])
+    default = [step + one / 500 for step in times["between"]]
+    return {
+        **compared({"every 500": default, "off": times["off"]}, "every 500", "off", 1.02),
+        "one_histogram_ms": {key: median(times[key]) for key in ("count", "read")},
+    }
 
 
 def digits(rounds: int) -> dict:
@@ -216,6 +235,8 @@ def row(name: str, result: dict) -> str:
         times = ", ".join(f"{side} {ms:.2f} ms" for side, ms in result["median_step_ms"].items())
         low, high = min(result["ratios"]), max(result["ratios"])
         text = f"ratio {result['ratio']:.3f} ({low:.3f} to {high:.3f}) to {result['against']}"
+        for part, ms in result.get("one_histogram_ms", {}).items():
+            times += f", to {part} one histogram {ms:.2f} ms"
         return f"{name:<30}{text}; at most {result['target']}; {times}"
     figures = []
     for key, values in result.items():

@@ -76,22 +76,23 @@ class Spread:
     def buckets(self) -> np.ndarray:
         """TensorBoard's form: float64 of shape (k, 3): left edge, right edge, count.
 
-        The first bucket holds the zeros and the last one what is not finite; there is a gap between
-        them and the exponents, bucket [e, e + 1) having the elements of exponent e.
+        The first bucket holds the zeros and the last one what is not finite. Between them bucket
+        [e, e + 1) has the elements of exponent e, and an empty bucket fills the gap on either side.
         """
         left, right = ENDS.get(self.compute_dtype, WIDE_ENDS)
         used = np.flatnonzero(self.counts[1:-1])
-        if used.size:
-            left = min(left, EXPONENTS[used[0]] - 2)
-            right = max(right, EXPONENTS[used[-1]] + 2)
-        edges = np.arange(left, right + 1)
-        counts = np.zeros(len(edges))
-        first = EXPONENTS[0] - left
-        inside = np.arange(len(EXPONENTS)) + first
-        kept = (inside > 0) & (inside < len(edges) - 1)
-        counts[inside[kept]] = self.counts[1:-1][kept]
-        counts[0], counts[-1] = self.counts[0], self.counts[-1]
-        return np.stack([edges, edges + 1, counts], axis=1).astype("float64")
+        if not used.size:
+            edges = [left, left + 1, right, right + 1]
+            return _buckets(edges, [self.counts[0], 0, self.counts[-1]])
+        lowest, highest = EXPONENTS[used[0]], EXPONENTS[used[-1]]
+        left, right = min(left, lowest - 2), max(right, highest + 2)
+        edges = [left, left + 1, *range(lowest, highest + 2), right, right + 1]
+        middle = self.counts[1 + used[0] : 2 + used[-1]]
+        return _buckets(edges, [self.counts[0], 0, *middle, 0, self.counts[-1]])
+
+
+def _buckets(edges: Sequence[int], counts: Sequence[int]) -> np.ndarray:
+    return np.array([edges[:-1], edges[1:], counts], "float64").T
 
 
 class ExponentHistograms:

@@ -65,6 +65,7 @@ class Board:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
+        self._described: set[str] = set()
         self._writer = RecordWriter(open(self.path, "xb"))  # noqa: SIM115, closed by `close`
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.flush()
@@ -87,12 +88,15 @@ class Board:
 
         Args:
             buckets: float64 of shape (k, 3): left edge, right edge and count, from left to right.
-            description: Markdown, shown beside the tag.
+            description: Markdown, shown beside the tag; written with the tag's first histogram,
+                from which TensorBoard takes it.
         """
         tensor = TensorProto(dtype=DT_DOUBLE, tensor_content=buckets.astype("<f8").tobytes())
         for size in buckets.shape:
             tensor.tensor_shape.dim.add(size=size)
-        metadata = histogram_metadata.create_summary_metadata(tag, description)
+        text = "" if tag in self._described else description
+        self._described.add(tag)
+        metadata = histogram_metadata.create_summary_metadata("", text)
         self._tensor(tag, tensor, metadata, step)
 
     def layout(self) -> None:
