@@ -71,7 +71,8 @@ def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
         batch = next(iter(data.train))
         objective.check_shapes(model, data)
         precision.verify(model, batch)
-        model._symbolic_build(data_batch=batch)
+        if type(model).call is not keras.Model.call:  # else it has its own train_step alone
+            model._symbolic_build(data_batch=batch)
         optimizer.build(model.trainable_variables)
         optimizer.histograms = _histograms(config, model)
     return Prepared(
