@@ -117,6 +117,10 @@ class Trials:
         config = dict(self.job.config)
         config["precision"] = dict(precision)
         config["telemetry"] = {**config["telemetry"], **_telemetry(config["telemetry"])}
+        # A run of which every step is skipped is to end as diverged, with its diagnosis.
+        scale = config["loss_scale"]
+        most = min(scale["max_consecutive_skips"], self.steps)
+        config["loss_scale"] = {**scale, "max_consecutive_skips": most}
         config["trainer"] = {
             **config["trainer"],
             "log_every": interval(self.steps),
