@@ -179,9 +179,7 @@ def _by_dtype(gradients: Sequence[Any]) -> Mapping[tf.DType, list[tf.Tensor]]:
 
 
 def _float32_bits(values: tf.Tensor) -> tf.Tensor:
-    """The bits, as int32, of the values in float32."""
-    if values.dtype == tf.bfloat16:  # its subnormals are float32's, so no float operation here
-        return tf.bitwise.left_shift(tf.cast(tf.bitcast(values, tf.uint16), tf.int32), 16)
+    """The bits, as int32, of the values in float32, which holds float16's and bfloat16's exactly."""
     return tf.bitcast(tf.cast(values, tf.float32), tf.int32)
 
 
