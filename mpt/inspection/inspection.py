@@ -8,7 +8,7 @@ from typing import Any
 from mpt.inspection.findings import Finding, findings
 from mpt.inspection.flops import Flops
 from mpt.inspection.memory import Estimate, estimates
-from mpt.inspection.opaque import OWN_WEIGHTS, Opaque, opaque_parts
+from mpt.inspection.opaque import Opaque, opaque_parts
 from mpt.inspection.subject import Subject, items
 from mpt.inspection.table import Row, rows
 
@@ -81,7 +81,6 @@ def inspect(subject: Subject) -> Inspection:
     """Look at everything."""
     prepared, model = subject.prepared, subject.model
     opaque = opaque_parts(subject)
-    hidden = frozenset(part.path for part in opaque if OWN_WEIGHTS in part.missing)
     return Inspection(
         name=model.name,
         batch_size=subject.config.batch_size,
@@ -93,7 +92,7 @@ def inspect(subject: Subject) -> Inspection:
         parameters=_count(model.weights),
         trainable=_count(model.trainable_weights),
         flops=subject.flops,
-        layers=rows(subject, hidden),
+        layers=rows(subject, opaque),
         estimates=estimates(subject),
         opaque=opaque,
         findings=findings(subject),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import tensorflow as tf
@@ -28,11 +28,13 @@ class Opaque:
         path: of the layer, or of the model.
         what: what it is.
         missing: what is not measured because of it.
+        hides: paths of the layers that it keeps out of sight.
     """
 
     path: str
     what: str
     missing: list[str]
+    hides: list[str] = field(default_factory=list)
 
 
 def opaque_parts(subject: Subject) -> list[Opaque]:
@@ -163,6 +165,7 @@ def _compiled(subject: Subject) -> Iterable[Opaque]:
                 path,
                 f"a tf.function that hides {', '.join(hidden)}; their FLOPs are counted with it",
                 ["outputs of the layers in it", "activation bytes of the layers in it"],
+                hidden,
             )
 
 

@@ -75,12 +75,12 @@ def recorded(model: keras.Model) -> Iterator[list[LayerCall]]:
     }
     originals = {cls: vars(cls)["__call__"] for cls in classes}
     for cls, original in originals.items():
-        cls.__call__ = recorder.around(original)  # type: ignore[method-assign]
+        cls.__call__ = recorder.around(original)
     try:
         yield recorder.calls
     finally:
         for cls, original in originals.items():
-            cls.__call__ = original  # type: ignore[method-assign]
+            cls.__call__ = original
 
 
 class _Recorder:

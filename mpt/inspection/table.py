@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from mpt import precision
+from mpt.inspection.opaque import OWN_WEIGHTS, Opaque
 from mpt.inspection.recording import LayerCall
 from mpt.inspection.subject import Subject, items, new_outputs, own_variables, size_of, tensor_key
 
@@ -51,21 +53,21 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """The row under the keys of `--json`."""
-        values = dict(vars(self))
-        values["class"] = values.pop("class_name")
-        return values
+        return {"class" if key == "class_name" else key: v for key, v in vars(self).items()}
 
 
-def rows(subject: Subject, unmeasured: frozenset[str]) -> list[Row]:
+def rows(subject: Subject, opaque: Sequence[Opaque]) -> list[Row]:
     """The rows, parents first, operations behind the layer that was called before them.
 
     Args:
-        unmeasured: paths of layers with weights that Keras does not know.
+        opaque: what cannot be looked into: its numbers are not measured.
     """
+    unmeasured = frozenset(part.path for part in opaque if OWN_WEIGHTS in part.missing)
+    hidden = frozenset(path for part in opaque for path in part.hides)
     activations = _activations(subject)
     own = own_variables(subject.model)
     layers = [
-        _layer_row(subject, row, layer, own, activations, unmeasured)
+        _layer_row(subject, row, layer, own, activations, unmeasured, hidden)
         for row, (_, layer) in zip(
             precision.table(subject.model), precision.walk(subject.model), strict=True
         )
@@ -98,6 +100,7 @@ def _layer_row(
     own: dict[int, list[keras.Variable]],
     activations: dict[str, int | None],
     unmeasured: frozenset[str],
+    hidden: frozenset[str],
 ) -> Row:
     path = row["path"]
     calls = subject.calls_of(path)
@@ -113,11 +116,11 @@ def _layer_row(
         compute_dtype=row["compute_dtype"],
         **_output(calls),
         parameters=sum(items(v) for v in own[id(layer)]) if known else None,
-        forward_flops=subject.flops.of(path),
+        forward_flops=None if path in hidden else subject.flops.of(path),
         activation_bytes=activations.get(path) if calls else None,
         source="fused" if fused and row["source"] == "global" else row["source"],
         fused=fused,
-        calls=None if subject.step is None else len(calls),
+        calls=None if subject.step is None or path in hidden else len(calls),
     )
 
 

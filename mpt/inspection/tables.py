@@ -280,9 +280,9 @@ def _print_columns(
 
 
 def _print(console: Console, text: str = "", style: str = "") -> None:
-    """A line: folded between words on a terminal, whole elsewhere."""
+    """A line: folded between words on a terminal, whole elsewhere, as is what may be copied."""
     shown = Text(printable(text, console.encoding), style)
-    if console.is_terminal:
+    if console.is_terminal and "to do: " not in text:
         indent = len(text) - len(text.lstrip())
         shown = Text(printable(text.lstrip(), console.encoding), style)
         console.print(Padding(shown, (0, 0, 0, indent)) if indent else shown)

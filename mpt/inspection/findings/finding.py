@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpt.inspection.recording import LayerCall
+from mpt.inspection.subject import Subject
+from mpt.numerics.remedies import as_override, match
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,11 @@ class Finding:
     remedy: str
 
 
-def override(path: str, policy: str = "float32") -> str:
-    """The configuration that puts a layer, and what is inside it, under `policy`."""
-    return f"precision.overrides=[{{match:'{path}',policy:{policy}}}]"
-
-
-def in_float32(call: LayerCall) -> str:
+def in_float32(subject: Subject, call: LayerCall) -> str:
     """How to have what a call computes in float32."""
     if call.layer is None:
         return "put keras.ops.cast(x, 'float32') in front of it"
-    if call.parent is None:
+    if call.parent is None or not call.known:
         return "cast to float32 there, or move it into a layer that precision.overrides can name"
-    return override(call.path)
+    rule = {"match": match(subject.model, call.path), "policy": "float32"}
+    return f'"{as_override([*subject.config.precision.overrides, rule])}"'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpt.inspection.findings.finding import Finding, in_float32, override
+from mpt.inspection.findings.finding import Finding, in_float32
 from mpt.inspection.findings.operations import long_reductions, softmaxes, unscaled_attention
 from mpt.inspection.subject import Subject
 
@@ -20,8 +20,7 @@ def half_precision_outputs(subject: Subject) -> Iterator[Finding]:
         if tensor.dtype.name not in HALF:
             continue
         maker = subject.step.maker(tensor) or calls[0]
-        inside = maker.layer is None or maker.parent is None
-        remedy = in_float32(maker) if inside else override(maker.path)
+        remedy = in_float32(subject, maker)
         if subject.config.precision.head == "policy":
             remedy = "precision.head=float32"
         yield Finding(
@@ -47,7 +46,7 @@ def half_precision_add_loss(subject: Subject) -> Iterator[Finding]:
             f"The layer adds a loss that it computed in {min(dtypes)}; plain Keras refuses to add "
             "it to a float32 one, and mpt can only cast what is rounded already.",
             f"cast to float32 before the sum: self.add_loss(...(keras.ops.cast(x, 'float32'))); "
-            f"or {in_float32(call)}",
+            f"or {in_float32(subject, call)}",
         )
 
 
@@ -62,7 +61,7 @@ def float16_softmax(subject: Subject) -> Iterator[Finding]:
             call.path,
             f"A softmax{over} in float16: probabilities below 6e-8 become zero, and their "
             "logarithm infinite.",
-            in_float32(call),
+            in_float32(subject, call),
         )
 
 
@@ -76,7 +75,7 @@ def float16_reduction(subject: Subject) -> Iterator[Finding]:
             call.path,
             f"It sums {length} values in float16, which overflows at 65504 and stops growing at "
             "2048 times the size of a term.",
-            in_float32(call),
+            in_float32(subject, call),
         )
 
 
@@ -90,7 +89,7 @@ def attention_multiplies_first(subject: Subject) -> Iterator[Finding]:
             call.path,
             "It multiplies query and key in float16 and scales the product afterwards: the "
             "product overflows where the scaled one would not.",
-            f"{in_float32(call)}, or precision=mixed_bfloat16, or scale the query first",
+            f"{in_float32(subject, call)}, or precision=mixed_bfloat16, or scale the query first",
         )
 
 
