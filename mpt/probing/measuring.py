@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from mpt import device as devices
@@ -15,13 +16,26 @@ from mpt.probing.observation import Observation, in_reference, observe
 from mpt.probing.recommendation import SCALES, SMALLER_SCALES, ScaleRow, scale_row
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Attributes:
+    layers: in the order of their calls' ends.
+    scales: the totals by scale, ascending.
+    uncalled: paths of layers with weights that the step did not call as layers.
+    """
+
+    layers: list[Layer]
+    scales: list[ScaleRow]
+    uncalled: list[str]
+
+
 def measure(
     prepared: Prepared,
     batches: Sequence[Any],
     reference: str,
     own_scale: float,
     tell: Callable[[str], None],
-) -> tuple[list[Layer], list[ScaleRow]]:
+) -> Measured:
     """Every layer at every scale, over all batches.
 
     Args:
@@ -30,19 +44,18 @@ def measure(
         own_scale: the run's, which is looked at besides the powers of two.
         tell: is told what is being done.
 
-    Returns:
-        The layers in the order of their calls' ends, and the totals by scale, ascending.
-
     Raises:
         ConfigurationError: the reference is not finite.
     """
     model = prepared.model
     layers: dict[str, Layer] = {}
+    uncalled: list[str] = []
     scales = sorted({*SCALES, own_scale})
     for number, batch in enumerate(batches, start=1):
         tell(f"batch {number} of {len(batches)}: in {reference}")
         true = _in_reference(prepared, batch, reference)
         checks.finite_reference(true, reference)
+        uncalled = true.uncalled
         with _as_in_the_run(prepared):
             for place, scale in enumerate(scales, start=1):
                 tell(
@@ -60,7 +73,7 @@ def measure(
             tell(f"loss scale {scale:g}")
             _add_scale(prepared, batches, reference, layers, scale)
             rows.insert(0, scale_row(layers.values(), scale))
-    return list(layers.values()), sorted(rows, key=lambda row: row.scale)
+    return Measured(list(layers.values()), sorted(rows, key=lambda row: row.scale), uncalled)
 
 
 def _add_scale(

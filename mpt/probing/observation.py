@@ -64,11 +64,13 @@ class Observation:
 
     Attributes:
         layers: by path, in the order in which their first calls ended.
+        uncalled: paths of layers with weights that the step did not call as layers.
         loss: unscaled; NaN where the step never scaled one.
     """
 
     layers: dict[str, Seen]
     loss: float
+    uncalled: list[str] = field(default_factory=list)
 
 
 def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
@@ -95,7 +97,14 @@ def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
         if getattr(variable, "overwrite_with_gradient", False):
             continue  # a float8 scale, whose "gradient" is its next value
         of(path, by_path.get(path)).weight_gradients.append(step.weight_gradients.get(name))
-    return Observation(layers, float("nan") if step.loss is None else float(step.loss))
+    called = {call.path for call in step.calls}
+    uncalled = [
+        path
+        for path, layer in by_path.items()
+        if path not in called and (layer._trainable_variables or layer is model)
+    ]
+    loss = float("nan") if step.loss is None else float(step.loss)
+    return Observation(layers, loss, uncalled)
 
 
 def _is_own(call: TappedCall[Array], by_path: dict[str, keras.layers.Layer]) -> bool:

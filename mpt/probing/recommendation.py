@@ -128,8 +128,8 @@ def recommend(layers: list[Layer], rows: list[ScaleRow], policy: str) -> Recomme
 def _setting(best: ScaleRow) -> str:
     return (
         f"loss_scale.initial_scale={best.scale:.10g} ({power(best.scale)}) is the largest power of "
-        f"two up to 2^{HIGHEST_EXPONENT} with {HEADROOM_BITS:g} bits of headroom "
-        f"({best.headroom_bits:.1f} bits)."
+        f"two up to 2^{HIGHEST_EXPONENT} with at least {HEADROOM_BITS:g} bits of headroom (it has "
+        f"{best.headroom_bits:.1f})."
     )
 
 
@@ -149,11 +149,11 @@ def _reason(layers: list[Layer], best: float | None) -> str | None:
         if error is not None and then is not None and error > NOTABLE_ERROR and then < error / 2:
             wrong.append((error, layer.path, then))
     if lossy:
-        share, path = max(lossy)
+        share, path = max(lossy, key=lambda each: each[0])
         more = f" ({len(lossy)} layers lose more than {LOST_SHARE:.0%})" if len(lossy) > 1 else ""
         return f"at scale 1 {path} loses {share:.0%} of its non-zero gradients{more}"
     if wrong:
-        error, path, then = max(wrong)
+        error, path, then = max(wrong, key=lambda each: each[0])
         return (
             f"the gradients of {path} are {error:.1%} off at scale 1, {then:.1%} at {power(best)}"
         )
@@ -169,7 +169,9 @@ def _none_fits(layers: list[Layer], rows: list[ScaleRow], policy: str) -> Recomm
     if broken is not None:
         text = (
             f"Under {policy} the forward pass is not finite, {broken.path} first: no loss scale "
-            "helps. Keep that layer in float32 by precision.overrides, or take mixed_bfloat16."
+            "helps. Keep that layer in float32, "
+            f"\"precision.overrides=[{{match:'{broken.path}',policy:float32}}]\", have mpt bisect "
+            "find what else must be, or take mixed_bfloat16."
         )
     else:
         smallest = min(rows, key=lambda row: row.scale)

@@ -8,19 +8,19 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from mpt import errors, report
 from mpt.console import Console
 from mpt.errors import ConfigurationError
-from mpt.preparation import prepare
+from mpt.precision import is_container
+from mpt.preparation import Prepared, prepare
 from mpt.probing import checks, picture, tables
 from mpt.probing.document import Findings, document
-from mpt.probing.measuring import measure
+from mpt.probing.measuring import Measured, measure
 from mpt.probing.observation import draws_on_its_own, without_noise
 from mpt.probing.ranking import rank
-from mpt.probing.recommendation import recommend
+from mpt.probing.recommendation import power, recommend
 from mpt.run_folder import RunFolder
 from mpt.schema import TrainConfig
 
@@ -104,8 +104,8 @@ def _findings(
         checks.finite_batch(batch, number)
     own_scale = float(prepared.optimizer.dynamic_scale.numpy())
     with without_noise(model) as quieted, tables.progress(console.verbosity) as tell:
-        layers, rows = measure(prepared, taken, reference, own_scale, tell)
-    recommendation = recommend(layers, rows, prepared.choice.policy)
+        measured = measure(prepared, taken, reference, own_scale, tell)
+    recommendation = recommend(measured.layers, measured.scales, prepared.choice.policy)
     judged = own_scale
     if prepared.optimizer.mode == "dynamic" and recommendation.initial_scale is not None:
         judged = recommendation.initial_scale
@@ -116,16 +116,19 @@ def _findings(
         batch_size=config.batch_size,
         scale=own_scale,
         model=model.name,
-        layers=layers,
-        scales=rows,
+        layers=measured.layers,
+        scales=measured.scales,
         recommendation=recommendation,
-        ranking=rank(layers, judged),
-        notes=_notes(config, model, quieted),
+        ranking=rank(measured.layers, judged),
+        notes=_notes(config, prepared, measured, quieted),
     )
 
 
-def _notes(config: TrainConfig, model: keras.Model, quieted: list[str]) -> list[str]:
+def _notes(
+    config: TrainConfig, prepared: Prepared, measured: Measured, quieted: list[str]
+) -> list[str]:
     """What to know about how it was measured."""
+    model = prepared.model
     notes = []
     if quieted:
         notes.append(
@@ -138,10 +141,29 @@ def _notes(config: TrainConfig, model: keras.Model, quieted: list[str]) -> list[
             f"{_named(drawing)} may draw random numbers that depend on the dtype; if so, errors "
             "from there on are overstated."
         )
+    if measured.uncalled:
+        notes.append(
+            f"{_named(measured.uncalled)}: not called as a layer in the step, so that only the "
+            "gradients of its weights are measured."
+        )
+    elif model._trainable_variables and not is_container(model):
+        notes.append(
+            f"{model.name} computes with weights of its own between its layers: what happens "
+            "there shows only in its row as a whole."
+        )
     if config.device.strategy != "none":
         notes.append(f"Measured on one device, without device.strategy={config.device.strategy}.")
     if config.init_from is None:
         notes.append("The weights are those that training starts from; init_from=RUN takes others.")
+    own = float(prepared.optimizer.dynamic_scale.numpy())
+    row = next(row for row in measured.scales if row.scale == own)
+    if not row.finite and row.scale != 1 and any(each.finite for each in measured.scales):
+        effect = (
+            "a dynamic scale skips steps and shrinks until they fit"
+            if prepared.optimizer.mode == "dynamic"
+            else "every such step would be skipped"
+        )
+        notes.append(f"At this run's first scale, {power(own)}, gradients overflow: {effect}.")
     return notes
 
 
