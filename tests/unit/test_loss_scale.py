@@ -22,20 +22,21 @@ for job in json.load(sys.stdin):
     inner = torch.optim.SGD([parameter], lr=0.0)
     scaler = torch.amp.GradScaler("cpu", **job["settings"])
     path = []
-    for finite in job["finite"]:
+    for gradient in job["gradients"]:
         scaler.scale(parameter.sum())
-        parameter.grad = torch.tensor([1.0 if finite else float("nan")])
+        parameter.grad = torch.tensor([gradient])
         scaler.step(inner)
         scaler.update()
         path.append(scaler.get_scale())
     paths.append(path)
 print(json.dumps(paths))
 """
-TORCH_CASES = [  # growth factor, backoff factor, growth interval, seed of the overflows
-    (2.0, 0.5, 3, 3),
-    (2.0, 0.5, 1, 4),
-    (1.5, 0.75, 2, 5),
-    (4.0, 0.1, 4, 6),
+TORCH_CASES = [  # growth factor, backoff factor, growth interval, share and seed of overflows
+    (2.0, 0.5, 3, 0.2, 3),
+    (2.0, 0.5, 1, 0.5, 4),
+    (1.5, 0.75, 2, 0.2, 5),
+    (4.0, 0.1, 4, 0.2, 6),
+    (2.0, 0.5, 10, 0.05, 7),
 ]
 
 
@@ -56,11 +57,19 @@ def stepping(optimizer, *, jit=False):
         optimizer.apply([gradient for _ in variables], variables)
         return tf.convert_to_tensor(optimizer.dynamic_scale)
 
-    return lambda finite: float(step(tf.constant(1.0 if finite else math.nan)))
+    def call(gradient):
+        if isinstance(gradient, bool):  # finite or not
+            gradient = 1.0 if gradient else math.nan
+        return float(step(tf.constant(gradient)))
+
+    return call
 
 
-def random_steps(seed, count=60):
-    return [bool(x) for x in np.random.default_rng(seed).random(count) < 0.8]
+def random_gradients(seed, overflows=0.2, count=120):
+    """Gradients of 1, and among them at random NaN and both infinities."""
+    random = np.random.default_rng(seed)
+    bad = random.random(count) < overflows
+    return np.where(bad, random.choice([math.nan, math.inf, -math.inf], count), 1.0).tolist()
 
 
 def torch_python():
@@ -71,16 +80,19 @@ def torch_python():
 
 
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_scale_takes_kerass_path(seed, jit):
-    ours = wrapper(initial_scale=1024.0, growth_steps=3)
+@pytest.mark.parametrize(
+    ("seed", "overflows", "growth_steps"), [(0, 0.2, 3), (1, 0.05, 7), (2, 0.5, 1)]
+)
+def test_the_scale_takes_kerass_path(seed, overflows, growth_steps, jit):
+    # Keras's has neither floor nor ceiling.
+    ours = wrapper(initial_scale=1024.0, growth_steps=growth_steps, min_scale=1e-37, max_scale=3e38)
     theirs = keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.SGD(0.1), initial_scale=1024.0, dynamic_growth_steps=3
+        keras.optimizers.SGD(0.1), initial_scale=1024.0, dynamic_growth_steps=growth_steps
     )
     theirs.build([keras.Variable(1.0)])
     step, reference = stepping(ours, jit=jit), stepping(theirs)
-    for finite in random_steps(seed):
-        assert step(finite) == reference(finite)
+    for gradient in random_gradients(seed, overflows):
+        assert step(gradient) == reference(gradient)
         assert int(ours.step_counter) == int(theirs.step_counter)
 
 
@@ -94,9 +106,9 @@ def pytorchs_paths():
                 "backoff_factor": backoff,
                 "growth_interval": every,
             },
-            "finite": random_steps(seed),
+            "gradients": random_gradients(seed, overflows),
         }
-        for growth, backoff, every, seed in TORCH_CASES
+        for growth, backoff, every, overflows, seed in TORCH_CASES
     ]
     answer = subprocess.run(
         [torch_python(), "-c", TORCH_SCALER],
@@ -111,7 +123,7 @@ def pytorchs_paths():
 
 @pytest.mark.parametrize("case", TORCH_CASES)
 def test_the_scale_takes_pytorchs_path(case, pytorchs_paths):
-    growth, backoff, every, seed = case
+    growth, backoff, every, overflows, seed = case
     step = stepping(
         wrapper(
             growth_factor=growth,
@@ -121,7 +133,8 @@ def test_the_scale_takes_pytorchs_path(case, pytorchs_paths):
             max_scale=3e38,
         )
     )
-    assert [step(finite) for finite in random_steps(seed)] == pytorchs_paths[case]
+    path = [step(gradient) for gradient in random_gradients(seed, overflows)]
+    assert path == pytorchs_paths[case]
 
 
 def test_the_scale_never_falls_below_its_floor_and_recovers():
