@@ -117,7 +117,7 @@ def diagnose(replay: Replay, overrides: Overrides = ()) -> Diagnosis:
     elif fault.direction == "loss":
         found = _loss(fault, step, float32_finite=finite)
     else:
-        remedy = remedies.against_backward(replay, fault, reference, model.optimizer)
+        remedy = remedies.against_backward(replay, fault, step, reference, model.optimizer)
         found = _backward(fault, replay, remedy, float32_finite=finite)
     facts = [*found.pop("facts"), *_float32(finite, narrow=narrow, fault=fault)]
     if captured.applied:

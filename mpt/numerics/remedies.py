@@ -13,6 +13,7 @@ import tensorflow as tf
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.numerics.provenance import Fault, Step, is_finite, locate
 from mpt.numerics.replay import Replay
+from mpt.numerics.tap import weight_names
 from mpt.precision import walk
 from mpt.report.numbers import number
 
@@ -75,11 +76,12 @@ def _layers_to_widen(replay: Replay, fault: Fault) -> tuple[list[str], bool]:
 
 
 def against_backward(
-    replay: Replay, fault: Fault, reference: Step, optimizer: LossScaleOptimizer
+    replay: Replay, fault: Fault, step: Step, reference: Step, optimizer: LossScaleOptimizer
 ) -> str:
     """What to try where gradients overflowed, which a lower scale of the loss prevents.
 
     Args:
+        step: as it was replayed.
         reference: the step in float32.
     """
     wider = ", or take precision.policy=mixed_bfloat16" if dtype_of(fault) == "float16" else ""
@@ -88,7 +90,8 @@ def against_backward(
             "no scale and no dtype helps: look for a derivative that is infinite, as of sqrt, a "
             "norm, log or a power at 0, and keep its argument away from there"
         )
-    scale = _fitting_scale(replay, reference, dtype_of(fault))
+    gradients = _gradients(replay.model, step, reference)
+    scale = _fitting_scale(replay, gradients)
     if scale is None:
         return f"lower the loss scale, or keep that layer in float32{wider}"
     if optimizer.mode == "dynamic":
@@ -99,7 +102,7 @@ def against_backward(
     else:
         setting = f"loss_scale.mode=fixed loss_scale.initial_scale={number_exactly(scale)}"
     text = f"a lower loss scale, {setting} (this step is finite at {power_of_two(scale)}){wider}"
-    unscaled = _largest_gradient(reference) / replay.captured.scale
+    unscaled = max(largest for _, largest in gradients) / replay.captured.scale
     if unscaled < LARGE_GRADIENT:
         return text
     return (
@@ -108,21 +111,36 @@ def against_backward(
     )
 
 
-def _largest_gradient(step: Step) -> float:
-    """The largest finite magnitude of the step's scaled gradients, of activations and weights."""
-    gradients = [g for c in step.calls for g in [*c.output_gradients, *c.input_gradients]]
-    gradients += step.weight_gradients.values()
-    return max((value.largest for value in gradients if value is not None), default=0.0)
+def _gradients(model: keras.Model, step: Step, reference: Step) -> list[tuple[str, float]]:
+    """The dtype of each gradient in `step` and its largest magnitude in `reference`.
+
+    Weights are float32, and their gradients too; it is the layer's dtype that bounds those.
+    """
+    found = []
+    if [call.path for call in step.calls] == [call.path for call in reference.calls]:
+        for call, other in zip(step.calls, reference.calls, strict=True):
+            own = [*call.output_gradients, *call.input_gradients]
+            wide = [*other.output_gradients, *other.input_gradients]
+            pairs = zip(own, wide, strict=False)
+            found += [(a.dtype, b.largest) for a, b in pairs if a is not None and b is not None]
+    layers = dict(walk(model))
+    for name, (path, _) in weight_names(model).items():
+        value = reference.weight_gradients.get(name)
+        if value is not None:
+            found.append((layers[path].compute_dtype, value.largest))
+    return found
 
 
-def _fitting_scale(replay: Replay, reference: Step, dtype: str | None) -> float | None:
-    """A power of two at which the step is finite, judged by its gradients in float32."""
-    largest = _largest_gradient(reference)
-    limit = float(tf.as_dtype(dtype or "float16").max) / 2**HEADROOM_BITS
-    scale = replay.captured.scale
-    surplus = max(1, math.ceil(math.log2(largest / limit))) if largest > 0 else 1
+def _fitting_scale(replay: Replay, gradients: Sequence[tuple[str, float]]) -> float | None:
+    """A power of two at which the step is finite, and two bits below its dtypes' ends if can be.
+
+    Args:
+        gradients: dtype, and largest magnitude at the scale of the replay.
+    """
+    share = max(largest / float(tf.as_dtype(dtype).max) for dtype, largest in gradients)
+    below = max(1, math.ceil(math.log2(share) + HEADROOM_BITS)) if share > 0 else 1
     for more in (0, 2, 4):
-        candidate = 2.0 ** (math.floor(math.log2(scale)) - surplus - more)
+        candidate = 2.0 ** (math.floor(math.log2(replay.captured.scale)) - below - more)
         if is_finite(replay.run(scale=candidate)):
             return candidate
     return None
