@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def run(
     verbosity: int = 0,
     allow: tuple[str, ...] = (),
     composed: dict[str, str],
+    steps: int | None = None,
 ) -> int:
     """Train as `config` says and leave the evidence in `run_dir`.
 
@@ -58,6 +60,8 @@ def run(
         verbosity: -1 quiet, 0 normal, 1 verbose.
         allow: modules and files whose code the user admits.
         composed: YAML texts for `.hydra/`: config, overrides, hydra.
+        steps: train no further than this: the beginning of the run, with the whole run's
+            schedules, but without evaluation, callbacks and a saved model.
 
     Returns:
         The exit code of the process.
@@ -73,6 +77,8 @@ def run(
         result = reporting.begin(prepared, run_dir, command, clock)
         console.header(result, total_steps=prepared.total_steps)
         execution = make_execution(prepared)
+        if steps is not None:
+            prepared = _beginning(prepared, steps)
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         console.error(_out_of_memory(config.batch_size, error))
         return errors.OUT_OF_MEMORY
@@ -85,7 +91,8 @@ def run(
         folder.write_json("precision.json", report.encode(result.precision))
         with _failures_reported(result, console, folder):
             _train(prepared, execution, result, folder, console, clock)
-            _save(prepared.model, result, folder)
+            if steps is None:
+                _save(prepared.model, result, folder)
         result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
         result.memory = memory.summary()
         _check_smoke(prepared, result, folder)
@@ -94,6 +101,16 @@ def run(
         folder.write_json(REPORT, result.to_json())
         console.close(result, folder.path)
     return result.exit_code
+
+
+def _beginning(prepared: Prepared, steps: int) -> Prepared:
+    """The run's first `steps`; what was built for the whole run, the schedules too, stays."""
+    return replace(
+        prepared,
+        total_steps=min(steps, prepared.total_steps),
+        data=replace(prepared.data, validation=None, validation_batches=0),
+        callbacks=[],
+    )
 
 
 def _train(

@@ -251,7 +251,9 @@ class Bisection:
             return
         self._save()
         lines = [] if self.quiet else [*evidence.table(self.trials.done), ""]
-        if end.exit_code != errors.INVALID:  # those are said on stderr
+        if end.status == "failed":
+            print(f"error: {end.message}", file=sys.stderr, flush=True)
+        elif end.exit_code != errors.INVALID:  # such a one is raised
             lines.append(end.message)
         if self.record.found is not None:
             lines += [

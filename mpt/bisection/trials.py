@@ -113,7 +113,7 @@ class Trials:
         self.trainer = {key: value for key, value in chosen.items() if value is not None}
 
     def _short(self, precision: Mapping[str, Any]) -> Job:
-        """The job, shortened: no evaluation, no callbacks, only the telemetry that is read."""
+        """The job, shortened, without what nobody reads."""
         config = dict(self.job.config)
         config["precision"] = dict(precision)
         config["telemetry"] = {**config["telemetry"], **_telemetry(config["telemetry"])}
@@ -123,18 +123,13 @@ class Trials:
         config["loss_scale"] = {**scale, "max_consecutive_skips": most}
         config["trainer"] = {
             **config["trainer"],
-            "log_every": interval(self.steps),
+            "log_every": max(1, round(self.steps / INTERVALS)),
             "eval_every": 2**31 - 1,
             "early_stopping": {"patience": None, "min_delta": 0.0},
-            "callbacks": [
-                {"_target_": "mpt.bisection.stop_after.StopAfter", "steps": self.steps},
-            ],
             "smoke_checks": False,
             **self.trainer,
         }
-        return replace(
-            self.job, config=config, allow=(*self.job.allow, "mpt.bisection"), task="train"
-        )
+        return replace(self.job, config=config, task="train", options={"steps": self.steps})
 
 
 def child(job: Job, folder: Path) -> int:
@@ -157,19 +152,8 @@ def child(job: Job, folder: Path) -> int:
             output.seek(0)
             if folder.is_dir():
                 (folder / "output.log").write_text(output.read())
-                # Dozens of trainings would leave dozens of models.
-                (folder / "model.keras").unlink(missing_ok=True)
             else:
                 sys.stderr.write(output.read())
-
-
-def interval(steps: int) -> int:
-    """The divisor of `steps` that makes most nearly `INTERVALS` intervals, and at least 4.
-
-    An interval's end is where a training can be ended, so they must end on the last step.
-    """
-    divisors = [d for d in range(1, max(steps // 4, 1) + 1) if steps % d == 0]
-    return min(divisors, key=lambda divisor: abs(steps / divisor - INTERVALS))
 
 
 def _telemetry(present: Mapping[str, Any]) -> dict[str, Any]:

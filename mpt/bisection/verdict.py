@@ -46,15 +46,10 @@ class Outcome:
 def outcome(report: RunReport, rows: Sequence[Mapping[str, Any]]) -> Outcome:
     """What the training came to of which `report` and the `rows` of metrics.jsonl are."""
     steps = report.training.steps or 0
-    reason = report.reason
-    if report.status == "stopped_early" and reason is not None and reason.rule == "callback":
-        status, reason = "completed", None  # as far as was asked for
-    else:
-        status = report.status
     losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
     return Outcome(
-        status=status,
-        message=reason.message if reason else "",
+        status=report.status,
+        message=" ".join(report.reason.message.split()) if report.reason else "",
         steps=steps,
         skipped=report.loss_scale.skipped_steps or 0,
         settling=settling(report.loss_scale, report.config.get("loss_scale") or {}),
