@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpt.stopping import Best, DivergenceRules
+from mpt.stopping import Best, Cause, DivergenceRules
 from mpt.telemetry.window import Window
 
 
@@ -29,6 +29,31 @@ def test_skips_with_a_nan_loss_are_not_blamed_on_the_scale():
     assert "no loss scale helps" in reason.message
 
 
+def test_advice_follows_a_cause_among_the_skipped_steps():
+    rules = DivergenceRules(max_consecutive_skips=3)
+    assert rules.check(window(2, [1.0] * 2, [0, 1]), Cause(2, "Dense 'a' overflowed")) is None
+    reason = rules.check(window(4, [1.0] * 2, [2, 3]))
+    assert reason.message == (
+        "3 steps in a row were skipped for non-finite gradients; step 2: Dense 'a' overflowed"
+    )
+
+
+def test_a_cause_of_steps_long_past_is_no_advice():
+    rules = DivergenceRules(max_consecutive_skips=2)
+    rules.check(window(2, [1.0] * 2, [0, 1]), Cause(2, "Dense 'a' overflowed"))
+    reason = rules.check(window(5, [1.0] * 3, [0, 1, 2]))
+    assert "Dense" not in reason.message
+    assert "min_scale" in reason.message
+
+
+def test_an_infinite_mean_loss_is_explained_by_its_cause():
+    rules = DivergenceRules(50, max_loss=10.0)
+    infinite = window(2, [float("inf"), 1.0])
+    assert "Dense 'a'" in rules.check(infinite, Cause(1, "Dense 'a' overflowed")).message
+    high = window(4, [11.0, 11.0])
+    assert "optimizer.learning_rate" in rules.check(high, Cause(3, "Dense 'a'")).message
+
+
 @pytest.mark.parametrize(("loss", "stops"), [(9.9, False), (10.1, True)])
 def test_max_loss(loss, stops):
     reason = DivergenceRules(50, max_loss=10.0).check(window(2, [loss, loss]))
@@ -45,6 +70,7 @@ def test_a_loss_flat_over_two_windows_stops():
     assert rules.check(window(3, [2.0, 1.0, 1.0])) is None
     reason = rules.check(window(6, [1.0, 1.0, 1.0]))
     assert (reason.rule, reason.step) == ("flat_steps", 6)
+    assert "loss_scale.mode=dynamic" in reason.message
     assert rules.check(window(9, [1.0, 0.5, 0.5])) is not None, "step 7 was flat still"
     assert rules.check(window(12, [0.4, 0.3, 0.2])) is None
 

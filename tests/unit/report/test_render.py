@@ -70,6 +70,14 @@ def test_why_a_run_ended_and_what_to_try_come_first_and_once(made):
     ]
 
 
+def test_a_steps_diagnosis_was_told_in_full_before(made):
+    message = "step 3: Dense 'a' overflowed\n  to do:   less"
+    made.diagnosis = [{"message": message, "step": 3, "loss_scale": 1.0}]
+    assert render.closing_rows(made)[-1] == ("diagnosis", "step 3: Dense 'a' overflowed")
+    made.reason = report.Reason("max_consecutive_skips", 9, "step 3: Dense 'a' overflowed; less")
+    assert render.closing_rows(made)[-1][0] != "diagnosis", "the status line says it"
+
+
 def test_the_table_takes_text_literally(made):
     made.reason = report.Reason("error", None, "[red]not markup[/red]")
     console = Console(file=io.StringIO(), width=200)
