@@ -103,11 +103,13 @@ def gradient_histograms(rounds: int) -> dict:
         command, capture_output=True, text=True, check=True, env=environment(), cwd=HERE.parent
     )
     times = json.loads(done.stdout.splitlines()[-1])
-    one = median(times["count"]) + median(times["read"])
+    alone = {key: median(times[key]) for key in ("skip", "count", "read")}
+    one = alone["count"] - alone["skip"] + alone["read"]
     default = [step + one / 500 for step in times["between"]]
     return {
         **compared({"every 500": default, "off": times["off"]}, "every 500", "off", 1.02),
-        "one_histogram_ms": {key: median(times[key]) for key in ("count", "read")},
+        "alone_ms": alone,
+        "alone_share": (alone["skip"] + one / 500) / median(times["off"]),
     }
 
 
@@ -235,8 +237,9 @@ def row(name: str, result: dict) -> str:
         times = ", ".join(f"{side} {ms:.2f} ms" for side, ms in result["median_step_ms"].items())
         low, high = min(result["ratios"]), max(result["ratios"])
         text = f"ratio {result['ratio']:.3f} ({low:.3f} to {high:.3f}) to {result['against']}"
-        for part, ms in result.get("one_histogram_ms", {}).items():
-            times += f", to {part} one histogram {ms:.2f} ms"
+        if "alone_share" in result:
+            parts = ", ".join(f"{part} {ms:.2f} ms" for part, ms in result["alone_ms"].items())
+            times += f"; measured alone {100 * result['alone_share']:.3f}% ({parts})"
         return f"{name:<30}{text}; at most {result['target']}; {times}"
     figures = []
     for key, values in result.items():
