@@ -20,7 +20,7 @@ HALF = ("float16", "bfloat16")
 MULTIPLE = 8
 LARGE, LARGE_MULTIPLE = 512, 64
 # A smaller share of the model's FLOPs is not worth a change: squeeze-and-excitation blocks, say.
-LEAST_SHARE = 1e-4
+LEAST_SHARE = 1e-3
 
 _L = keras.layers
 _ATTENTION = (_L.MultiHeadAttention, _L.GroupQueryAttention)
