@@ -108,7 +108,7 @@ class Bisection:
         if not reference.passed:
             raise EndError(
                 "fails_in_float32",
-                f"It fails in float32 too ({reference.why}): precision is not the cause.",
+                f"It fails in float32 too, {reference.why}: precision is not the cause.",
                 errors.INVALID,
             )
         self.trials.reference = reference.outcome

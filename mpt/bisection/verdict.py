@@ -19,7 +19,8 @@ class Outcome:
 
     Attributes:
         status: as in its report; `invalid` where the configuration was refused.
-        message: why it ended before its last step, where it did.
+        rule: by which rule it ended before its last step, where it did.
+        message: that in words, with what to try.
         steps: steps done, skipped ones too.
         skipped: steps skipped.
         settling: of those, what the loss scale may need to come down to where it stays.
@@ -29,6 +30,7 @@ class Outcome:
     """
 
     status: str
+    rule: str = ""
     message: str = ""
     steps: int = 0
     skipped: int = 0
@@ -49,6 +51,7 @@ def outcome(report: RunReport, rows: Sequence[Mapping[str, Any]]) -> Outcome:
     losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
     return Outcome(
         status=report.status,
+        rule=report.reason.rule if report.reason else "",
         message=" ".join(report.reason.message.split()) if report.reason else "",
         steps=steps,
         skipped=report.loss_scale.skipped_steps or 0,
@@ -84,6 +87,8 @@ def failure(result: Outcome, reference: Outcome | None, tolerance: float) -> str
         tolerance: how far the final loss may be above float32's, as a share of it (or of a tenth
             of float32's first loss, where that is more: near zero a share of nothing is nothing).
     """
+    if result.status == "diverged":
+        return f"diverged after {result.steps} steps ({result.rule})"
     if result.status not in ("completed", "stopped_early"):
         return f"{result.status}: {result.message}" if result.message else result.status
     return (

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mpt.report import read
+from mpt.run_folder import read_metrics
+
 MODELS = '''
 import keras
 from keras import ops
@@ -54,6 +57,31 @@ def functional(shape, classes):
     x = keras.layers.LayerNormalization()(SoftPlus(name="softplus")(x))
     return keras.Model(inputs, keras.layers.Dense(classes, activation="softmax")(x))
 '''
+
+
+def test_a_short_training_is_the_beginning_of_the_long_one(tmp_path, compose):
+    from mpt import runner
+
+    config = compose(
+        *("model=mlp", "model.hidden=[8]", "precision=float32", "trainer.steps=12"),
+        *("optimizer.schedule.name=cosine", "trainer.log_every=3", "dataset.examples=200"),
+        *("batch_size=50", "telemetry.tensorboard=false", "telemetry.peak=false"),
+    )
+    rows = {}
+    for name, steps in {"long": None, "short": 6, "longer": 99}.items():
+        folder = tmp_path / name
+        assert runner.run(config, folder, command=[], composed={"config": ""}, steps=steps) == 0
+        rows[name] = [row for row in read_metrics(folder) if "train/loss" in row]
+        assert (folder / "model.keras").exists() == (steps is None)
+    for short, long in zip(rows["short"], rows["long"], strict=False):
+        for key in ("step", "train/loss", "train/accuracy", "optimizer/learning_rate"):
+            assert short[key] == pytest.approx(long[key], rel=1e-5)
+    assert [row["step"] for row in rows["short"]] == [3, 6]
+    assert [row["step"] for row in rows["longer"]] == [3, 6, 9, 12]
+    short = read(tmp_path / "short")
+    assert (short.status, short.training.steps) == ("completed", 6)
+    assert not [tag for tag in short.metrics.final if tag.startswith("validation/")]
+    assert short.artifacts.get("model") is None
 
 
 @pytest.mark.slow

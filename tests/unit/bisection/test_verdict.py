@@ -23,7 +23,8 @@ def test_as_good_as_float32(loss):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"status": "diverged", "message": "the loss rose"}, "diverged: the loss rose"),
+        ({"status": "diverged", "rule": "max_loss"}, "diverged after 200 steps (max_loss)"),
+        ({"status": "failed", "message": "ValueError: x"}, "failed: ValueError: x"),
         ({"status": "oom"}, "oom"),
         ({"loss": None}, "the final loss is not finite"),
         ({"loss": 0.56}, "12% above float32's 0.5"),
@@ -127,4 +128,4 @@ def test_the_final_loss_is_the_last_quarter_s_mean():
 def test_why_it_ended_is_one_line():
     diverged = report(status="diverged", reason=Reason("max_loss", 40, "it rose\n  a lot"))
     read = outcome(diverged, rows(1.0))
-    assert (read.status, read.message) == ("diverged", "it rose a lot")
+    assert (read.status, read.rule, read.message) == ("diverged", "max_loss", "it rose a lot")
