@@ -150,6 +150,11 @@ def _changed(config, key, value):
         ("optimizer.schedule.name", "linear"),
         ("model._target_", None),
         ("device.logical_cpus", 0),
+        ("loss_weights", "half"),
+        ("loss_weights", True),
+        ("loss_weights", math.inf),
+        ("loss_weights", [1.0, None]),
+        ("loss_weights", {"label": math.nan}),
     ],
 )
 def test_a_value_out_of_range_is_refused_where_it_stands(compose, key, value):
@@ -167,6 +172,9 @@ def test_a_value_out_of_range_is_refused_where_it_stands(compose, key, value):
         ("loss_scale.initial_scale", 1.0),
         ("dataset.validation_fraction", None),
         ("optimizer.learning_rate", 1),
+        ("loss_weights", 0),
+        ("loss_weights", [1, 0.5]),
+        ("loss_weights", {"label": 2.0**-17}),
         ("optimizer.learning_rate", {"_target_": "keras.optimizers.schedules.CosineDecay"}),
     ],
 )

@@ -248,6 +248,85 @@ def test_several_outputs(as_dict: bool, changes: dict[str, Any]) -> None:
     model.train_on_batch(*filled(given))
 
 
+@pytest.mark.parametrize("as_dict", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "by_hand"),
+    [
+        ({"label": 0.5, "size": 3}, (0.5, 3.0)),
+        ([0.25, 2.0], (0.25, 2.0)),
+        (0.125, (0.125, 0.125)),
+        (2.0**-17, (2.0**-17, 2.0**-17)),
+    ],
+)
+@pytest.mark.parametrize(
+    "loss",
+    ["auto", {"label": "sparse_categorical_crossentropy", "size": "mse"}],
+)
+def test_loss_weights_by_output(as_dict: bool, weights: Any, by_hand: Any, loss: Any) -> None:
+    given = Given((spec((3,)), LABELS))
+    model = compile_(two_outputs(as_dict), given, loss=loss, loss_weights=weights)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    y = {"label": np.array([0, 1, 2, 0]), "size": np.full((4, 1), 2.0, "float32")}
+    found = model.test_on_batch(x, y, return_dict=True)
+    predicted = model.predict_on_batch(x)
+    label, size = (predicted["label"], predicted["size"]) if as_dict else predicted
+    entropy = -np.log(label[np.arange(4), y["label"]]).mean()
+    error = np.square(size - 2.0).mean()
+    expected = by_hand[0] * entropy + by_hand[1] * error
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 2.0], {"label": 0.5, "size": 2.0}, 0.5])
+def test_one_loss_with_weights_for_several_outputs(weights: Any) -> None:
+    given = Given((spec((3,)), {"label": spec((3,)), "size": spec((1,))}))
+    model = compile_(two_outputs(True), given, loss="mse", metrics=[], loss_weights=weights)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    y = {"label": np.ones((4, 3), "float32"), "size": np.full((4, 1), 2.0, "float32")}
+    predicted = model.predict_on_batch(x)
+    errors = [np.square(predicted[name] - y[name]).mean() for name in ("label", "size")]
+    factors = (0.5, 0.5) if weights == 0.5 else (0.5, 2.0)
+    expected = sum(factor * error for factor, error in zip(factors, errors, strict=True))
+    found = model.test_on_batch(x, y, return_dict=True)
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [0.25, 2, [0.25], {"output_0": 0.25}])
+def test_a_weight_for_the_only_output(weights: Any) -> None:
+    model = compile_(dense(), data(), loss_weights=weights)
+    x, y = np.ones((4, 3), "float32"), np.zeros(4, int)
+    entropy = -np.log(model.predict_on_batch(x)[:, 0]).mean()
+    expected = entropy * (2 if weights == 2 else 0.25)
+    assert model.test_on_batch(x, y, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_weights_may_leave_an_output_without_a_loss() -> None:
+    given = Given((spec((3,)), LABELS))
+    model = compile_(
+        two_outputs(True), given, loss={"size": "mse"}, metrics=[], loss_weights=[1.0, 4.0]
+    )
+    x, y = filled(given)
+    y = {**y, "size": tf.ones_like(y["size"])}
+    assert model.test_on_batch(x, y, return_dict=True)["loss"] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(("own", "said"), [("mae", "its own loss"), (None, "without a loss")])
+def test_a_model_compiled_by_its_builder_keeps_its_own_weights(own: Any, said: str) -> None:
+    model = dense(1, None)
+    model.compile("sgd", own)
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        compile_(model, data(y=(1,), dtype=tf.float32), loss_weights=0.5)
+    assert raised.value.where == "loss_weights"
+
+
+def test_a_loss_given_to_a_compiled_model_takes_weights() -> None:
+    model = dense(1, None)
+    model.compile("sgd")
+    given = data(y=(1,), dtype=tf.float32)
+    compile_(model, given, loss="mse", loss_weights=0.5)
+    x, y = np.zeros((4, 3), "float32"), np.ones((4, 1), "float32")
+    assert model.test_on_batch(x, y, return_dict=True)["loss"] == pytest.approx(0.5)
+
+
 def test_lists_by_output() -> None:
     given = Given((spec((3,)), tuple(LABELS.values())))
     model = compile_(
@@ -373,6 +452,23 @@ def test_an_unusual_loss_goes_without_automatic_metrics() -> None:
         (dense, data(), {"metrics": ["acuracy"]}, "no metric", "metrics", "accuracy"),
         (dense, data(), {"loss": ["mse", "mse"]}, "2 entries for 1 outputs", "loss", None),
         (dense, data(), {"loss": {"hed": "mse"}}, "no output", "loss.hed", None),
+        (dense, data(), {"loss_weights": [1.0, 2.0]}, "2 entries", "loss_weights", None),
+        (
+            lambda: two_outputs(True),
+            Given((spec((3,)), LABELS)),
+            {"loss_weights": {"lable": 1.0, "size": 1.0}},
+            "no output 'lable'",
+            "loss_weights.lable",
+            "label",
+        ),
+        (
+            lambda: two_outputs(True),
+            Given((spec((3,)), LABELS)),
+            {"loss_weights": {"label": 1.0}},
+            "'size' has no weight",
+            "loss_weights",
+            None,
+        ),
         (
             lambda: two_outputs(True),
             Given((spec((3,)), LABELS)),
