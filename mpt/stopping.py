@@ -1,7 +1,7 @@
 """Rules that end a run before its last step, and the best evaluation so far."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpt.telemetry.window import Window
 
@@ -40,18 +40,20 @@ class DivergenceRules:
     flat_steps: int | None = None
     _flat_loss: float | None = None
     _flat_since: int = 0
-    _cause: Cause | None = None
+    _causes: list[Cause] = field(default_factory=list)
 
     def check(self, window: Window, cause: Cause | None = None) -> Reason | None:
         """The reason to stop after this window, in which `cause` was found, or None."""
-        self._cause = cause or self._cause
+        if cause is not None:
+            self._causes.append(cause)
         return self._skips(window) or self._high_loss(window) or self._flat(window)
 
     def _known(self, first: int, last: int) -> str | None:
-        """Advice from the cause of a step from `first` to `last`."""
-        if self._cause is None or not first <= self._cause.step <= last:
-            return None
-        return f"step {self._cause.step}: {self._cause.advice}"
+        """Advice from the first cause that was found in the steps from `first` to `last`."""
+        for cause in self._causes:
+            if first <= cause.step <= last:
+                return f"step {cause.step}: {cause.advice}"
+        return None
 
     def _skips(self, window: Window) -> Reason | None:
         skips = window.rows["consecutive_skips"]

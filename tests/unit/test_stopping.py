@@ -32,7 +32,7 @@ def test_skips_with_a_nan_loss_are_not_blamed_on_the_scale():
 def test_advice_follows_a_cause_among_the_skipped_steps():
     rules = DivergenceRules(max_consecutive_skips=3)
     assert rules.check(window(2, [1.0] * 2, [0, 1]), Cause(2, "Dense 'a' overflowed")) is None
-    reason = rules.check(window(4, [1.0] * 2, [2, 3]))
+    reason = rules.check(window(4, [1.0] * 2, [2, 3]), Cause(3, "Dense 'b' overflowed"))
     assert reason.message == (
         "3 steps in a row were skipped for non-finite gradients; step 2: Dense 'a' overflowed"
     )
