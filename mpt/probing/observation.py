@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.layers.preprocessing.image_preprocessing import base_image_preprocessing_layer
 
+from mpt.errors import ConfigurationError
 from mpt.numerics import TappedCall, tapped_step, weight_names
 from mpt.precision import computing_in, is_container, walk
 from mpt.probing.exponents import Array
@@ -65,7 +66,7 @@ class Observation:
     Attributes:
         layers: by path, in the order in which their first calls ended.
         uncalled: paths of layers with weights that the step did not call as layers.
-        loss: unscaled; NaN where the step never scaled one.
+        loss: unscaled.
     """
 
     layers: dict[str, Seen]
@@ -77,8 +78,17 @@ def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
     """Run one step on `batch` with the loss times `scale`; no variable changes.
 
     The arrays are those of the tensors: a tensor that goes from layer to layer is held once.
+
+    Raises:
+        ConfigurationError: the model's own train_step never scales its loss.
     """
     step = tapped_step(model, batch, scale=scale, reduce=_on_host)
+    if step.loss is None:
+        raise ConfigurationError(
+            "The model's train_step never calls self.optimizer.scale_loss(loss).",
+            where="model",
+            remedy="call loss = self.optimizer.scale_loss(loss) inside the gradient tape",
+        )
     by_path = dict(walk(model))
     layers: dict[str, Seen] = {}
 
@@ -101,10 +111,9 @@ def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
     uncalled = [
         path
         for path, layer in by_path.items()
-        if path not in called and (layer._trainable_variables or layer is model)
+        if path not in called and (layer._trainable_variables or not called)
     ]
-    loss = float("nan") if step.loss is None else float(step.loss)
-    return Observation(layers, loss, uncalled)
+    return Observation(layers, float(step.loss), uncalled)
 
 
 def _is_own(call: TappedCall[Array], by_path: dict[str, keras.layers.Layer]) -> bool:

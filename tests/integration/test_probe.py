@@ -139,9 +139,12 @@ def test_larger_scales_shift_gradients_by_whole_bits(probed):
     assert not rows[2.0**24]["finite"]
 
 
-def test_json_is_one_object_and_a_scale_of_one_s_own_is_looked_at(mpt):
-    words = (*TINY, "precision=mixed_bfloat16", "loss_scale=fixed", "loss_scale.initial_scale=1000")
-    done = mpt("probe", *words, "--json", "--reference", "float64", "run_dir=here")
+def test_json_is_one_object_for_a_model_without_layers_at_a_scale_of_its_own(mpt, models):
+    words = (
+        *(*models, "model.function=models.py:whole", "precision=mixed_bfloat16"),
+        *("loss_scale=fixed", "loss_scale.initial_scale=1000", "run_dir=here"),
+    )
+    done = mpt("probe", *words, "--json", "--reference", "float64")
     assert done.code == 0, done.err
     probe = json.loads(done.out)
     assert probe == json.loads(Path("here/probe.json").read_text())
@@ -149,8 +152,10 @@ def test_json_is_one_object_and_a_scale_of_one_s_own_is_looked_at(mpt):
     assert 1000 in [row["scale"] for row in probe["scales"]]
     assert probe["recommendation"]["needed"] is False
     assert probe["recommendation"]["initial_scale"] == 1
+    assert [row["path"] for row in probe["layers"]] == ["whole"]
+    assert any("whole computes with weights of its own" in note for note in probe["notes"])
     assert Path("here/probe.svg").is_file()
-    again = mpt("probe", *words, "run_dir=here")
+    again = mpt("probe", *words)
     assert again.code == 2
     assert "There is a probe in this folder already" in again.err
 
@@ -179,14 +184,6 @@ def test_the_layer_that_overflows_is_ranked_first(mpt, models):
     assert rows["block/boom"]["forward_relative_error"] == "Infinity"
     assert probe["recommendation"]["initial_scale"] is None
     assert "{match:'block/boom',policy:float32}" in done.out
-
-
-def test_a_model_without_layers_is_shown_as_a_whole(mpt, models):
-    done = mpt("probe", *models, "model.function=models.py:whole", "precision=mixed_float16")
-    assert done.code == 0, done.err
-    probe = probe_of(done.out)[1]
-    assert [row["path"] for row in probe["layers"]] == ["whole"]
-    assert any("whole computes with weights of its own" in note for note in probe["notes"])
 
 
 def test_bad_input_is_said_and_leaves_no_folder(mpt, models, tmp_path):

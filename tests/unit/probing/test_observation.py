@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mpt import precision
+from mpt.errors import ConfigurationError
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.probing.measures import add_backward, add_forward
 from mpt.probing.observation import draws_on_its_own, in_reference, observe, without_noise
@@ -211,3 +212,47 @@ def test_half_precision_weights_have_wide_gradients_in_the_reference():
     assert kernel.dtype == "float16"
     narrow = observe(model, batch_of(), scale=1.0).layers["first"].weight_gradients[0]
     assert not narrow.any()
+
+
+class OwnStep(keras.Model):
+    """A train_step of its own, and no call; layers that it calls, and one that it does not."""
+
+    def __init__(self, scaled):
+        super().__init__(name="own")
+        self.first = keras.layers.Dense(CLASSES, name="first")
+        self.first.build((None, FEATURES))
+        self.hidden = keras.layers.Dense(CLASSES, name="hidden")
+        self.hidden.build((None, CLASSES))
+        self.scaled = scaled
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            logits = keras.ops.cast(self.hidden.call(self.first(x)), "float32")
+            loss = keras.ops.mean(
+                keras.ops.sparse_categorical_crossentropy(y, logits, from_logits=True)
+            )
+            scaled = self.optimizer.scale_loss(loss) if self.scaled else loss
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        return {"loss": loss}
+
+
+def own_step(scaled):
+    model = precision.build(lambda: OwnStep(scaled), policy="mixed_float16")
+    model.compile(LossScaleOptimizer(keras.optimizers.SGD()), auto_scale_loss=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def test_what_a_train_step_calls_past_keras_is_named():
+    seen = observe(own_step(True), batch_of(), scale=1.0)
+    assert list(seen.layers) == ["first", "hidden"]
+    assert seen.uncalled == ["hidden"]
+    assert seen.layers["hidden"].outputs == []
+    assert len(seen.layers["hidden"].weight_gradients) == 2
+
+
+def test_a_train_step_that_never_scales_its_loss_is_refused():
+    with pytest.raises(ConfigurationError, match="never calls"):
+        observe(own_step(False), batch_of(), scale=1.0)
