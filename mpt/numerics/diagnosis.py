@@ -193,7 +193,8 @@ def _forward(fault: Fault, replay: Replay, remedy: str) -> dict[str, Any]:
         numbers = f"inputs up to {number(largest)} are cast to {dtype}, which ends at {number(end)}"
     else:
         came = "NaN" if fault.nan else "infinity"
-        numbers = f"finite inputs up to {number(largest)}, {came} came out"
+        numbers = f"finite inputs up to {number(largest)}, " if fault.call is not None else ""
+        numbers += f"{came} came out"
         numbers += f"; {dtype} ends at {number(end)}" if dtype else ""
     scale = f"{power_of_two(replay.captured.scale)}; no loss scale helps against this"
     return {
@@ -201,7 +202,7 @@ def _forward(fault: Fault, replay: Replay, remedy: str) -> dict[str, Any]:
         "facts": [("numbers", numbers), ("scale", scale)],
         "remedy": remedy,
         "direction": "forward",
-        "largest_finite": largest,
+        "largest_finite": largest if fault.call is not None else None,
         "dtype": dtype,
         "path": named["path"],
         "kind": named["kind"],

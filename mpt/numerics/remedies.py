@@ -157,10 +157,16 @@ def against_loss(*, float32_finite: bool) -> str:
 
 
 def dtype_of(fault: Fault) -> str | None:
-    """The dtype in which what is at fault computes; None where nothing tells."""
+    """The dtype in which what is at fault computes; None where nothing tells.
+
+    Gradients of a float32 layer's inputs are cast to the dtype in which the inputs came.
+    """
     call = fault.call
     if call is None:
         return None
+    cast = [g.dtype for g in call.input_gradients if g is not None and not g.finite]
+    if fault.direction == "backward" and cast and cast[0] in HALF:
+        return cast[0]
     if call.layer is not None:
         return call.layer.compute_dtype
     values = [*call.outputs, *call.inputs]

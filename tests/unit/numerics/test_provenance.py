@@ -278,6 +278,43 @@ def test_the_gradient_into_a_softmax_head_overflows():
         build, X, np.array([0, 1]), loss="sparse_categorical_crossentropy", scale=2.0**20
     )
     assert (found.direction, found.path, found.float32_finite) == ("backward", "head", True)
+    # The head is float32; the gradient of its input is cast to float16, as the input was.
+    assert (found.dtype, found.largest_finite > FLOAT16_MAX) == ("float16", True)
+    assert "mixed_bfloat16" in found.remedy
+
+
+def test_a_train_steps_own_operation_before_the_model():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.a = ones(name="a")()
+
+        def call(self, inputs):
+            return self.a(inputs)
+
+        def train_step(self, data):
+            x, y = data
+            return super().train_step((x / 0.0, y))
+
+    found = diagnosed(Own, X)
+    assert (found.direction, found.path, found.largest_finite) == ("forward", "own", None)
+    assert found.headline.startswith("train_step of Own 'own' overflowed going forward")
+
+
+def test_attention_that_multiplies_before_it_scales():
+    def build():
+        inputs = keras.Input((5, 8))
+        wide = keras.initializers.RandomNormal(stddev=40.0, seed=1)
+        x = LAYERS.MultiHeadAttention(1, 64, kernel_initializer=wide, name="attention")(
+            inputs, inputs
+        )
+        return keras.Model(inputs, ones(1e-6, name="b")()(x))
+
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    found = diagnosed(build, x, np.zeros((2, 5, 2), "float32"))
+    assert (found.direction, found.path) == ("forward", "attention")
+    assert found.kind == "MultiHeadAttention"
+    assert "in its own operations" in found.headline
 
 
 def test_a_step_whose_replay_is_finite_is_told_as_such():
