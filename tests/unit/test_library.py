@@ -186,6 +186,25 @@ def test_it_trains_as_kerass_own(run: Any, settings: dict[str, Any]) -> None:
     assert 2 < int(mine.skipped_steps) < 4 * EPOCHS
 
 
+def test_the_scale_does_not_stay_in_a_trace_of_its_own() -> None:
+    """The gradients' trace is made before the optimizer is built, and outlives that scale."""
+    optimizer, model = ours(), network()
+    variables = model.trainable_variables
+
+    @tf.function
+    def gradients(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            scaled = optimizer.scale_loss(LOSS(y, model(x, training=True)))
+        return tape.gradient(scaled, variables)
+
+    for _ in range(EPOCHS):
+        for start in range(0, len(X), 16):
+            rows = slice(start, start + 16)
+            optimizer.apply(gradients(tf.constant(X[rows]), tf.constant(Y[rows])), variables)
+    for a, b in zip(model.get_weights(), loop(ours(), "traced"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_fixed_scale_in_a_loop_of_ones_own() -> None:
     """Without its scale the gradients, near 2^-28, are zero in float16."""
     moved = {}
