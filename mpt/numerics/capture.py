@@ -69,8 +69,8 @@ class Capture:
         self._batch_spec = batch_spec
         self._most_skips = max_consecutive_skips
         specs = tf.nest.flatten(batch_spec, expand_composites=True)
-        replicas = range(strategy.num_replicas_in_sync)
-        self._batches = [[_kept(spec.dtype) for spec in specs] for _ in replicas]
+        (own,) = components([self._optimizer.dynamic_scale])  # one for each of this worker's
+        self._batches = [[_kept(spec.dtype) for spec in specs] for _ in own]
         self._state = [_kept(part[0].dtype) for part in components(model.variables)]
         self._step = _kept(tf.int64)
         self._scale = _kept(tf.float32)
