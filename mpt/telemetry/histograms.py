@@ -179,7 +179,7 @@ def _by_dtype(gradients: Sequence[Any]) -> Mapping[tf.DType, list[tf.Tensor]]:
 
 
 def _float32_bits(values: tf.Tensor) -> tf.Tensor:
-    """The bits, as int32, of the values in float32, which holds float16's and bfloat16's exactly."""
+    """The bits, as int32, of the values in float32, which holds all of a half type exactly."""
     return tf.bitcast(tf.cast(values, tf.float32), tf.int32)
 
 
