@@ -31,7 +31,7 @@ def run(
 
     Args:
         run_dir, command, composed: of a job; nothing is written, and they are not used.
-        verbosity: -1 shows findings' number by the exit code alone with `strict`.
+        verbosity: -1 shows the findings only.
         allow: modules and files whose code the user admits.
         as_json: print one JSON object on stdout, and nothing else there.
         strict: end with 2 on a finding.
@@ -47,12 +47,16 @@ def run(
     try:
         inspection = inspect(examine(config, allow))
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        console.error(f"out of memory while the model is built: {str(error).splitlines()[:1]}")
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        console.error(
+            f"out of memory while the model is built: {cause}\n"
+            f"  to do:   a smaller batch_size (now {config.batch_size}), or a smaller model"
+        )
         return errors.OUT_OF_MEMORY
     for text in inspection.warnings:
         console.warning(text)
     if as_json:
         print(json.dumps(report.encode(inspection.as_json()), indent=2))
     else:
-        show(inspection, rich_console(sys.stdout))
+        show(inspection, rich_console(sys.stdout), quiet=verbosity < 0)
     return errors.INVALID if strict and inspection.findings else errors.OK

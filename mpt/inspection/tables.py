@@ -17,6 +17,7 @@ from mpt.report.numbers import count
 
 NOT_MEASURED = "not measured"
 NOT_CALLED = "not called"
+TO_DO = "to do: "
 _SHORT = {
     "float16": "f16",
     "bfloat16": "bf16",
@@ -43,43 +44,40 @@ _MEMORY = (
 )
 
 
-def show(inspection: Inspection, console: Console) -> None:
-    """Print everything: layers, totals, what is opaque, findings."""
+def show(inspection: Inspection, console: Console, *, quiet: bool = False) -> None:
+    """Print layers, totals, what is opaque, findings; with `quiet` the findings only."""
+    if not quiet:
+        _show_numbers(inspection, console)
+        _print_entries(console, "notes", [[note] for note in inspection.notes])
+        opaque = [
+            [f"{part.path}: {part.what}", f"{NOT_MEASURED}: {', '.join(part.missing)}"]
+            for part in inspection.opaque
+        ]
+        _print_entries(console, "not looked into", opaque)
+    found = [
+        [f"{each.kind}  {each.path or ''}".rstrip(), each.message, f"{TO_DO}{each.remedy}"]
+        for each in inspection.findings
+    ]
+    _print_entries(console, "findings", found, always=True)
+
+
+def _show_numbers(inspection: Inspection, console: Console) -> None:
     if console.is_terminal:
         console.print(_layer_table(inspection.layers))
+        _print(console, _legend(inspection.layers), "dim")
+        for table in (_pairs(totals(inspection)), _memory_table(inspection.estimates)):
+            console.print()
+            console.print(table)
         console.print()
-        console.print(_pairs(totals(inspection)))
-        console.print()
-        console.print(_memory_table(inspection.estimates))
-    else:
-        cells = [list(_HEADERS), *(_plain(row) for row in inspection.layers)]
-        _print_columns(console, cells, right=[name in _NUMBERS for name in _HEADERS])
-        _print(console)
-        _print_columns(console, [list(pair) for pair in totals(inspection)])
-        _print(console)
-        _print_columns(console, _memory_cells(inspection.estimates), right=[False] + [True] * 9)
-    for title, entries in (
-        ("notes", [[note] for note in inspection.notes]),
-        (
-            "not looked into",
-            [
-                [f"{part.path}: {part.what}", f"not measured: {', '.join(part.missing)}"]
-                for part in inspection.opaque
-            ],
-        ),
-        (
-            "findings",
-            [
-                [
-                    f"{each.kind}{f'  {each.path}' if each.path else ''}",
-                    each.message,
-                    f"to do: {each.remedy}",
-                ]
-                for each in inspection.findings
-            ],
-        ),
-    ):
-        _print_entries(console, title, entries)
+        return
+    cells = [list(_HEADERS), *(_plain(row) for row in inspection.layers)]
+    _print_columns(console, cells, right=[name in _NUMBERS for name in _HEADERS])
+    _print(console)
+    _print_columns(console, [list(pair) for pair in totals(inspection)])
+    _print(console)
+    memory = _memory_cells(inspection.estimates)
+    _print_columns(console, memory, right=[False, *(True for _ in inspection.estimates)])
+    _print(console)
 
 
 def totals(inspection: Inspection) -> list[tuple[str, str]]:
@@ -151,9 +149,7 @@ def _shape(row: Row) -> str:
 
 
 def _layer_table(rows: Sequence[Row]) -> Table:
-    table = Table(
-        box=None, padding=(0, 1, 0, 0), header_style="bold", caption_justify="left", expand=False
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for header in ("layer", "class"):
         table.add_column(header, overflow="fold")
     for header in ("var", "comp", "out"):
@@ -177,7 +173,6 @@ def _layer_table(rows: Sequence[Row]) -> Table:
             _source(row),
         ]
         table.add_row(*(Text(cell) for cell in cells), style="" if half else "dim")
-    table.caption = _legend(rows)
     return table
 
 
@@ -255,16 +250,23 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _print_entries(console: Console, title: str, entries: Sequence[Sequence[str]]) -> None:
-    """A heading with entries below it: the first line of each, and further lines indented."""
-    if not entries and title != "findings":
+def _print_entries(
+    console: Console, title: str, entries: Sequence[Sequence[str]], *, always: bool = False
+) -> None:
+    """A heading with entries below it: the first line of each, and further lines indented.
+
+    Args:
+        always: say that there are none, where there are none.
+    """
+    if not entries and not always:
         return
-    _print(console)
     _print(console, f"{title}: {len(entries) or 'none'}", "bold")
     for first, *rest in entries:
-        _print(console, f"  {first}", "yellow" if title == "findings" else "")
+        _print(console, f"  {first}", "yellow" if always else "")
         for line in rest:
             _print(console, f"      {line}")
+    if not always:
+        _print(console)
 
 
 def _print_columns(
@@ -282,7 +284,7 @@ def _print_columns(
 def _print(console: Console, text: str = "", style: str = "") -> None:
     """A line: folded between words on a terminal, whole elsewhere, as is what may be copied."""
     shown = Text(printable(text, console.encoding), style)
-    if console.is_terminal and "to do: " not in text:
+    if console.is_terminal and TO_DO not in text:
         indent = len(text) - len(text.lstrip())
         shown = Text(printable(text.lstrip(), console.encoding), style)
         console.print(Padding(shown, (0, 0, 0, indent)) if indent else shown)
