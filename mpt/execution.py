@@ -84,6 +84,7 @@ def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit:
         lambda: {**optimizer.telemetry(), **capture.telemetry()},
         iterator,
         rows=prepared.config.trainer.log_every,
+        timed=not prepared.config.device.deterministic,
     )
     try:
         loop.trace()

@@ -24,6 +24,8 @@ class TrainLoop:
         measure: the step's measurements as float32 scalars, called after it; in a fixed order.
         iterator: an endless iterator of batches; it lives as long as the loop.
         rows: how many steps the ring holds: the longest distance between two drains.
+        timed: measure how long each step waits for its batch. TensorFlow refuses to read a clock
+            where only deterministic operations are allowed.
     """
 
     def __init__(
@@ -32,12 +34,15 @@ class TrainLoop:
         measure: Callable[[], dict[str, tf.Tensor]],
         iterator: Iterator[Batch],
         rows: int,
+        *,
+        timed: bool = True,
     ):
         self._step = step
         self._measure = measure
         self._iterator = iterator
         self._rows = rows
-        self._columns = [*measure(), "data_wait"]
+        self._timed = timed
+        self._columns = [*measure(), *(["data_wait"] if timed else [])]
         self._ring = tf.Variable(tf.zeros((rows, len(self._columns))), trainable=False, name="ring")
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False, name="ring_position")
         self._drained = 0
@@ -73,8 +78,8 @@ class TrainLoop:
     def drain(self) -> dict[str, np.ndarray]:
         """The rows written since the last drain: name -> float32 array of shape (steps,).
 
-        Waits for the device. The names are those of `measure` and `data_wait`, the seconds that
-        the step waited for its batch.
+        Waits for the device. The names are those of `measure` and, if timed, `data_wait`, the
+        seconds that the step waited for its batch.
         """
         position = int(self._position.numpy())
         count = position - self._drained
@@ -88,15 +93,21 @@ class TrainLoop:
         for _ in tf.range(count):
             # One step at a time: overlapping steps only compete for memory and cores.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            asked = tf.timestamp()
-            with tf.control_dependencies([asked]):
-                batch = next(iterator)
-            with tf.control_dependencies(_tensors(batch)):
-                received = tf.timestamp()
+            batch, waited = self._next_batch(iterator)
             self._step(batch)
-            measured = self._measure()
-            measured["data_wait"] = tf.cast(received - asked, tf.float32)
-            self._write(measured)
+            self._write({**self._measure(), **waited})
+
+    @tf.autograph.experimental.do_not_convert
+    def _next_batch(self, iterator: Iterator[Batch]) -> tuple[Batch, dict[str, tf.Tensor]]:
+        """The next batch, and `data_wait`, the seconds that it took to come."""
+        if not self._timed:
+            return next(iterator), {}
+        asked = tf.timestamp()
+        with tf.control_dependencies([asked]):
+            batch = next(iterator)
+        with tf.control_dependencies(_tensors(batch)):
+            received = tf.timestamp()
+        return batch, {"data_wait": tf.cast(received - asked, tf.float32)}
 
     @tf.autograph.experimental.do_not_convert
     def _write(self, measured: dict[str, tf.Tensor]) -> None:

@@ -11,7 +11,6 @@ PROMISED_TAGS = (
     "throughput/examples_per_second",
     "throughput/steps_per_second",
     "throughput/step_time_ms",
-    "throughput/data_wait_fraction",
     "memory/host_rss_bytes",
     "loss_scale/scale",
     "loss_scale/skipped_steps",
@@ -49,6 +48,8 @@ def checks(result: RunReport, *, log_dir: Path | None, gradients: bool) -> list[
         promised = {*PROMISED_TAGS, *result.metrics.final}
         promised |= set(GRADIENT_TAGS if gradients else ())
         promised |= set(DEVICE_TAGS if result.device.kind == "gpu" else ())
+        if result.throughput.data_wait_fraction is not None:
+            promised.add("throughput/data_wait_fraction")
         if result.compute.model_flops_per_second is not None:
             promised.add("compute/model_flops_per_second")
         if result.compute.utilization is not None:

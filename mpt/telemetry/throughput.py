@@ -4,7 +4,8 @@ Tags:
     throughput/examples_per_second: examples trained on a second, over the log interval.
     throughput/steps_per_second: steps a second.
     throughput/step_time_ms: mean time of a step, ms.
-    throughput/data_wait_fraction: share of the time in which a step waited for its batch, 0 to 1.
+    throughput/data_wait_fraction: share of the time in which a step waited for its batch, 0 to 1;
+        absent under device.deterministic.
 
 Evaluation and saving are not counted; the host's telemetry and callbacks are, but in the report's
 `step_time_ms`, which is that of steps alone. The report's figures leave the warm-up out.
@@ -17,19 +18,21 @@ import numpy as np
 from mpt import report
 from mpt.telemetry.window import Window
 
+WAIT = "throughput/data_wait_fraction"
+
 
 def tags(window: Window) -> dict[str, float]:
     """This module's tags for one window."""
     if not window.seconds:
         return {}
-    return {
+    values = {
         "throughput/examples_per_second": window.examples / window.seconds,
         "throughput/steps_per_second": window.steps / window.seconds,
         "throughput/step_time_ms": 1e3 * window.seconds / window.steps,
-        "throughput/data_wait_fraction": _wait_fraction(
-            float(window.rows["data_wait"].sum()), window.seconds
-        ),
     }
+    if window.data_wait is not None:
+        values[WAIT] = _wait_fraction(window.data_wait, window.seconds)
+    return values
 
 
 @dataclass
@@ -57,8 +60,8 @@ class Throughput:
 
     def add_wait(self, window: Window) -> None:
         """Count the window's waiting for data, unless any of it belongs to the warm-up."""
-        if window.step - window.steps >= self.warmup_steps:
-            self._data_wait += float(window.rows["data_wait"].sum())
+        if window.step - window.steps >= self.warmup_steps and window.data_wait is not None:
+            self._data_wait += window.data_wait
             self._waited_seconds += window.seconds
 
     def extend_warmup(self, step: int) -> None:

@@ -32,6 +32,12 @@ class Window:
         return len(self.rows["loss"])
 
     @property
+    def data_wait(self) -> float | None:
+        """Time for which the steps waited for their batches, s; None where it was not measured."""
+        waits = self.rows.get("data_wait")
+        return None if waits is None else float(waits.sum())
+
+    @property
     def loss(self) -> float:
         """Mean loss of the steps that were applied; NaN where none was."""
         applied = self.rows["loss"][self.rows["finite"] > 0]

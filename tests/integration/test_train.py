@@ -71,6 +71,19 @@ def test_a_smoke_run_checks_itself_and_ends_with_its_folder(smoke):
     )
 
 
+def test_deterministic_runs_are_equal_to_the_bit_and_read_no_clock(tmp_path, mpt_process):
+    weights = []
+    for name in ("one", "two"):
+        done = mpt_process("train", *TINY, "device.deterministic=true", f"run_dir={name}")
+        assert done.code == 0, done.err
+        assert "data_wait" not in done.out
+        report = report_of(tmp_path / name)
+        assert report["throughput"]["data_wait_fraction"] is None
+        weights.append(keras.saving.load_model(tmp_path / name / "model.keras").get_weights())
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_the_report_tells_what_ran(smoke):
     report = report_of(smoke[1])
     assert report["precision"]["policy"] == "mixed_float16"
