@@ -132,8 +132,19 @@ class Bisection:
                 "skipped).",
                 errors.INVALID,
             )
+        self._advise_on_scaling(found.table)
         self.trials.keep_choices(failing)
         return failing
+
+    def _advise_on_scaling(self, table: list[dict[str, Any]]) -> None:
+        """Say so where the loss scale, not a layer, is the likelier remedy."""
+        mode = self.job.config["loss_scale"]["mode"]
+        float16 = any(row["compute_dtype"] == "float16" for row in table)
+        if float16 and mode in ("none", "fixed"):
+            self._note(
+                f"loss_scale.mode={mode} in float16: try loss_scale=dynamic before anything else; "
+                "`mpt probe` tells which scale the gradients need"
+            )
 
     def _require(self, trial: Trial) -> None:
         """End where a training came to nothing for a cause that is not precision."""

@@ -146,14 +146,16 @@ def child(job: Job, folder: Path) -> int:
     composed = {**job.composed, "config": OmegaConf.to_yaml(OmegaConf.create(config))}
     job = replace(job, config=config, run_dir=str(folder), composed=composed, verbosity=-1)
     with tempfile.TemporaryFile("w+", prefix="mpt-output-", errors="backslashreplace") as output:
+        code = None
         try:
-            return spawn(job, output=output)
+            code = spawn(job, output=output)
         finally:
             output.seek(0)
             if folder.is_dir():
                 (folder / "output.log").write_text(output.read())
-            else:
+            elif code is not None:  # an interrupt needs no words of the child's
                 sys.stderr.write(output.read())
+    return code
 
 
 def _telemetry(present: Mapping[str, Any]) -> dict[str, Any]:

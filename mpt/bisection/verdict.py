@@ -9,7 +9,7 @@ from mpt.report import LossScale, RunReport
 
 LAST_SHARE = 4  # the final loss is the mean over the last quarter of the steps
 SKIPPED_SHARE = 0.01  # of the steps, that may be skipped without the scale's settling asking for it
-FIRST_SHARE = 0.1  # of the first loss, below which no final loss is a measure of anything
+FIRST_SHARE = 0.5  # of the first loss, below which the final one measures nothing
 OUTSIDE_PRECISION = ("oom", "failed", "killed", "interrupted", "invalid")
 
 
@@ -84,8 +84,9 @@ def failure(result: Outcome, reference: Outcome | None, tolerance: float) -> str
 
     Args:
         reference: what float32 came to; None: `result` is that itself, and only has to train.
-        tolerance: how far the final loss may be above float32's, as a share of it (or of a tenth
-            of float32's first loss, where that is more: near zero a share of nothing is nothing).
+        tolerance: how far the final loss may be above float32's, as a share of that, or of half of
+            float32's first loss, where that is more: once a loss is near zero, rounding alone can
+            multiply it.
     """
     if result.status == "diverged":
         return f"diverged after {result.steps} steps ({result.rule})"
@@ -131,7 +132,9 @@ def _loss(result: Outcome, reference: Outcome | None, tolerance: float) -> str |
     excess = (result.loss - reference.loss) / _measure(reference)
     if excess <= tolerance:
         return None
-    return f"final loss {result.loss:.4g}, {excess:.0%} above float32's {reference.loss:.4g}"
+    share = "" if _measure(reference) == abs(reference.loss) else " of half the first loss"
+    above = f"{excess:.0%}{share} above float32's {reference.loss:.4g}"
+    return f"final loss {result.loss:.4g}, {above}"
 
 
 def _measure(reference: Outcome) -> float:

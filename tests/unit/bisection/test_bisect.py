@@ -130,11 +130,12 @@ def bisect(composed, children, tmp_path, monkeypatch, capfd):
     """`bisect(*argv, **precision)` runs a bisection as the command line would, without Hydra."""
     monkeypatch.setattr("mpt.bisection.policy_file.command", lambda *_: "mpt train ...")
 
-    def call(*argv, verbosity=0, trainer=None, **precision):
+    def call(*argv, verbosity=0, trainer=None, loss_scale=None, **precision):
         values, _ = take(list(argv), FLAGS)
         config = copy.deepcopy(composed.config)
         config["precision"] |= precision
         config["trainer"] |= trainer or {}
+        config["loss_scale"] |= loss_scale or {}
         job = replace(composed, config=config, run_dir=str(tmp_path / "found"), verbosity=verbosity)
         capfd.readouterr()
         try:
@@ -278,6 +279,21 @@ def test_auto_is_written_as_what_it_was(bisect, children):
     record = record_of(bisect(policy="auto"))
     assert record["policy"] == "mixed_bfloat16"
     assert record["found"]["precision"]["policy"] == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "advised"),
+    [
+        ("none", "mixed_float16", True),
+        ("fixed", "mixed_float16", True),
+        ("auto", "mixed_float16", False),
+        ("none", "mixed_bfloat16", False),
+    ],
+)
+def test_a_loss_scale_may_be_all_that_is_missing(bisect, mode, policy, advised):
+    result = bisect(policy=policy, loss_scale={"mode": mode})
+    assert ("try loss_scale=dynamic" in result.err) == advised
+    assert bool(record_of(result)["notes"]) == advised
 
 
 def test_nothing_to_find(bisect, children):

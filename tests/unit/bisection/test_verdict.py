@@ -7,11 +7,11 @@ import pytest
 from mpt.bisection.verdict import Outcome, failure, outcome, settling
 from mpt.report import LossScale, Reason, RunReport
 
-FLOAT32 = Outcome("completed", steps=200, first_loss=2.0, loss=0.5)
+FLOAT32 = Outcome("completed", steps=200, first_loss=0.8, loss=0.5)
 
 
 def verdict(reference=FLOAT32, tolerance=0.1, **changes):
-    values = {"status": "completed", "steps": 200, "first_loss": 2.0, "loss": 0.5, **changes}
+    values = {"status": "completed", "steps": 200, "first_loss": 0.8, "loss": 0.5, **changes}
     return failure(Outcome(**values), reference, tolerance)
 
 
@@ -54,7 +54,7 @@ def test_no_failures(changes):
 def test_what_float32_has_too_is_no_failure():
     diagnosis = [{"message": "log(0)", "direction": "loss"}]
     reference = Outcome(
-        "completed", steps=200, skipped=9, first_loss=2.0, loss=0.5, diagnosis=diagnosis
+        "completed", steps=200, skipped=9, first_loss=0.8, loss=0.5, diagnosis=diagnosis
     )
     assert verdict(reference, skipped=9, diagnosis=diagnosis) is None
     assert verdict(reference, skipped=12) is not None
@@ -63,8 +63,8 @@ def test_what_float32_has_too_is_no_failure():
 
 def test_near_zero_the_first_loss_is_the_measure():
     reference = Outcome("completed", steps=200, first_loss=2.0, loss=1e-4)
-    assert verdict(reference, loss=3e-4) is None
-    assert verdict(reference, loss=0.0202) is not None  # a tenth of a tenth of 2
+    assert verdict(reference, loss=0.1) is None
+    assert "11% of half the first loss above float32's 0.0001" in verdict(reference, loss=0.11)
     exact = Outcome("completed", steps=200, first_loss=0.0, loss=0.0)
     assert verdict(exact, loss=0.0) is None
     assert verdict(exact, loss=1e-9) is not None
