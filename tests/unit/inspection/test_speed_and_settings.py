@@ -73,6 +73,18 @@ def test_an_island_that_protects_its_numbers_is_left_alone(inspected):
     ]
 
 
+def test_a_normalization_computes_in_float32_anyway_and_is_an_island(inspected):
+    def builder():
+        norm = L.LayerNormalization(axis=(1, 2), name="norm")
+        return models.chain(norm, shape=(256, 16))
+
+    x = np.zeros((4, 256, 16), "float32")
+    assert found(inspected(builder, x)) == []
+    assert found(inspected(builder, x, overrides=in_float32("norm"))) == [
+        ("float32_island", "norm")
+    ]
+
+
 def test_a_block_that_is_an_island_with_what_is_in_it(inspected):
     subject = inspected(models.Net, models.ROWS, overrides=in_float32("block0"))
     (finding,) = findings(subject)
