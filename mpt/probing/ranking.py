@@ -90,8 +90,9 @@ def _gradient_error(layer: Layer, scale: float) -> float | None:
 
 
 def _unexplained(error: float, inside: list[float]) -> float:
-    largest = max(inside, default=0.0)
-    return 0.0 if largest >= error else error
+    """What is left of an error, taken for independent of those inside."""
+    explained = sum(each**2 for each in inside)
+    return error if error == math.inf else math.sqrt(max(0.0, error**2 - explained))
 
 
 def _begun(layer: Layer, place: int) -> float:

@@ -1,6 +1,7 @@
 """The order in which layers are suspected."""
 
 import numpy as np
+import pytest
 from known_layers import layer
 
 from mpt.probing.ranking import rank
@@ -52,12 +53,21 @@ def test_gradients_are_judged_at_the_given_scale():
 
 
 def test_a_layer_answers_only_for_what_the_layers_inside_do_not_explain():
-    inner = layer("block/inner", entered=0.001, left=0.3)
-    assert order(inner, layer("block", entered=0.001, left=0.2, innermost=False))[0] == (
-        "block/inner"
-    )
-    own = layer("block", entered=0.001, left=0.5, innermost=False)
-    assert order(inner, own)[0] == "block"
+    inner = layer("block/inner", entered=0.0, left=0.3)
+    around = layer("block", entered=0.0, left=0.31, innermost=False)
+    ranked = rank([inner, around], 1.0)
+    assert [each.path for each in ranked] == ["block/inner", "block"]
+    assert ranked[1].score == pytest.approx(1 + 0.0781 / 1.0781, abs=1e-4)  # sqrt(0.31² - 0.3²)
+    assert order(inner, layer("block", left=0.5, innermost=False))[0] == "block"
+    assert order(inner, layer("blocks", left=0.31))[0] == "blocks"
+
+
+def test_gradient_errors_are_explained_by_the_layers_inside_too():
+    off = [2.0**-24 * 1.25]
+    ranked = rank([layer("a/b", weights=off), layer("a", weights=off, innermost=False)], 1.0)
+    assert [each.path for each in ranked] == ["a/b", "a"]
+    assert ranked[0].score > 0.1
+    assert ranked[1].score == 0
 
 
 def test_only_half_precision_layers_that_can_be_named_are_ranked():

@@ -102,7 +102,8 @@ def test_a_scale_at_which_any_gradient_overflows_is_not_finite():
 
 
 def test_totals_take_activations_of_the_innermost_layers_only():
-    inner, outer = layer("a/b", gradients=[1.0, 2.0]), layer("a", gradients=[2.0], innermost=False)
+    inner, outer = layer("a/b", gradients=[1.0, 2.0]), layer("a", gradients=[8.0], innermost=False)
+    assert scale_row([inner, outer], 1.0).largest == 2.0
     assert histograms([inner, outer], 1.0)["activation_gradients"].total == 2
     assert histograms([inner, outer], None)["activation_gradients"].by_exponent() == {0: 1, 1: 1}
 
