@@ -14,6 +14,7 @@ from mpt.inspection.recording import innermost, recorded, traced
 from mpt.telemetry.compute import UNCOUNTABLE, products
 
 HALF = ("f16", "bf16")
+_LOOP = re.compile(r"/while(_\d+)?/")
 _NODE = re.compile(r"\{\{node ([^}]*)\}\}")
 
 
@@ -91,7 +92,7 @@ def flops_by_layer(model: keras.Model, inputs: Any) -> Flops:
         index = innermost(product.operation)
         path = model.name if index is None else calls[index].path
         by_path.setdefault(path, Counter())[product.dtype] += product.flops  # type: ignore[assignment]
-        if (index is not None and calls[index].in_loop) or "/while/" in product.operation:
+        if (index is not None and calls[index].in_loop) or _LOOP.search(product.operation):
             looped[path] = None
     return Flops(by_path, list(looped))
 

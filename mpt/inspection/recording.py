@@ -100,7 +100,6 @@ class _Recorder:
                 return original(operation, *args, **kwargs)
             call = self._begin(operation, parent)
             call.inputs = _tensors((args, kwargs))
-            before = list(getattr(operation, "_losses", ()))
             self._stack.append(call)
             try:
                 with tf.name_scope(_SCOPE.format(call.index)):
@@ -109,11 +108,7 @@ class _Recorder:
                 self._stack.pop()
             call.end = call.graph.version
             call.outputs = _tensors(outputs)
-            call.losses = [
-                loss
-                for loss in getattr(operation, "_losses", ())
-                if tf.is_tensor(loss) and all(loss is not each for each in before)
-            ]
+            call.losses = [x for x in getattr(operation, "_losses", ()) if tf.is_tensor(x)]
             return outputs
 
         return noted

@@ -105,6 +105,34 @@ def test_a_loop_counts_one_pass_and_says_so(inspected):
     assert subject.flops.total == forward_flops(subject.model, tf.TensorSpec([None, 6, 16]))
 
 
+def test_a_loop_of_one_s_own(inspected):
+    class Loops(L.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inside = L.Dense(16, name="inside")
+
+        def call(self, x):
+            def step(i, value):
+                return i + 1, self.inside(value)
+
+            _, x = tf.while_loop(lambda i, _: i < 3, step, (0, x), name="spin")
+            return tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, v @ v), (0, x))[1]
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+        def build(self, shape):
+            self.inside.build(shape)
+
+    def builder():
+        inputs = keras.Input((16, 16))
+        return keras.Model(inputs, L.Dense(2, name="head")(Loops(name="loops")(inputs)))
+
+    subject = inspected(builder, np.zeros((4, 16, 16), "float32"), "bfloat16")
+    assert subject.flops.looped == ["loops/inside", "loops"]
+    assert subject.flops.of("loops/inside") == 2 * 16 * 16 * 16
+
+
 def test_what_xla_cannot_lower_is_named(inspected):
     subject = inspected(lambda: models.chain(models.RunsPython(name="python")), models.ROWS)
     assert subject.flops.total is None

@@ -62,6 +62,16 @@ def test_weights_that_are_cast_to_be_computed_with(inspected):
     assert said["float32"].weight_copies == 0
 
 
+def test_a_table_is_looked_up_before_its_rows_are_cast(inspected):
+    def builder():
+        inputs = keras.Input((6,), dtype="int32")
+        x = L.Flatten(name="flatten")(L.Embedding(1000, 8, name="table")(inputs))
+        return keras.Model(inputs, L.Dense(8, name="head")(x))
+
+    said = by_policy(inspected(builder, np.zeros((4, 6), "int32")))
+    assert said["mixed_float16"].weight_copies == 0
+
+
 def test_a_policy_that_is_none_of_the_three_has_a_column_of_its_own(inspected):
     said = by_policy(inspected(models.cnn, models.IMAGES, "float16"))
     assert list(said) == ["float32", "mixed_float16", "mixed_bfloat16", "float16"]

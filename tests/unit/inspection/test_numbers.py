@@ -105,6 +105,17 @@ def test_softmax_in_float16_and_not_in_the_head(inspected):
     assert found(inspected(builder, models.SEQUENCES, overrides=rules)) == []
 
 
+def test_what_stands_in_a_loop_is_found_too(inspected):
+    class Loops(L.Layer):
+        def call(self, x):
+            return tf.while_loop(
+                lambda i, _: i < 3, lambda i, value: (i + 1, tf.nn.softmax(value)), (0, x)
+            )[1]
+
+    subject = inspected(lambda: models.chain(Loops(name="loop")), models.ROWS)
+    assert found(subject) == [("float16_softmax", "loop")]
+
+
 class Sums(L.Layer):
     """A sum over the whole width by one of TensorFlow's operations, kept out of the output."""
 
@@ -168,10 +179,34 @@ class ScalesLate(L.Layer):
         return tf.matmul(tf.cast(weights, x.dtype), x)
 
 
+class Similarity(L.Layer):
+    """A scaled product of activations that no softmax follows."""
+
+    def call(self, x):
+        product = tf.matmul(x, x, transpose_b=True)
+        return x + (product * keras.ops.cast(0.25, x.dtype))[..., :1]
+
+
+class Temperature(L.Layer):
+    """A product with weights, divided, and a softmax of it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel = self.add_weight(shape=(16, 16), name="kernel")
+
+    def call(self, x):
+        scaled = tf.matmul(x, tf.cast(self.kernel, x.dtype)) / keras.ops.cast(2, x.dtype)
+        return tf.cast(tf.nn.softmax(tf.cast(scaled, tf.float32)), x.dtype)
+
+
 def test_attention_that_scales_after_multiplying(inspected):
     def builder():
         return models.chain(
-            ScalesLate(name="late"), ScalesLate(first=True, name="early"), shape=(6, 16)
+            ScalesLate(name="late"),
+            ScalesLate(first=True, name="early"),
+            Similarity(name="similarity"),
+            Temperature(name="temperature"),
+            shape=(6, 16),
         )
 
     kind = "attention_multiplies_first"
