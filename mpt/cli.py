@@ -6,7 +6,7 @@ It answers --help and --version without importing anything heavy: no TensorFlow,
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,15 +148,34 @@ def _complete(words: list[str]) -> int:
     name, space, rest = after.partition(" ")
     is_query = any(word.startswith("query=") for word in words)
     if is_query and not (space and name in COMMANDS):
-        print(" ".join(COMMANDS))
+        print(" ".join(command for command in COMMANDS if command.startswith(name)))
         return errors.OK
     if is_query:
-        os.environ["COMP_LINE"] = f"mpt {rest}"
+        os.environ["COMP_LINE"] = f"mpt {_without_flags(rest, getattr(_load(name), 'FLAGS', {}))}"
     words = [word for word in words if word not in COMMANDS]
     from mpt.composition import drive
 
     flags = [word for word in words if word.startswith("-")]
     return drive(flags, [word for word in words if not word.startswith("-")], lambda _: None)
+
+
+def _without_flags(line: str, own: Mapping[str, Any]) -> str:
+    """What is typed after a subcommand, without its flags, which Hydra's completion stops at.
+
+    Args:
+        own: the subcommand's own flags, each a `mpt.commands.flags.Flag`.
+    """
+    from mpt.composition import FLAGS
+
+    valued = {"--allow", *(flag for flag, takes in FLAGS.items() if takes)}
+    valued |= {flag for flag, each in own.items() if each.convert is not None}
+    *words, last = line.split(" ")
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not word.startswith("-") and before not in valued
+    ]
+    return " ".join([*kept, last])
 
 
 @contextmanager

@@ -120,6 +120,10 @@ class TestHydra:
     def test_completion(self, mpt, monkeypatch):
         monkeypatch.setenv("COMP_LINE", "mpt train precision=mixed_b")
         assert mpt("-sc", "query=bash").out.split() == ["precision=mixed_bfloat16"]
+        monkeypatch.setenv("COMP_LINE", "mpt probe --batches 2 precision=mixed_b")
+        assert mpt("-sc", "query=bash").out.split() == ["precision=mixed_bfloat16"]
+        monkeypatch.setenv("COMP_LINE", "mpt ")
+        assert mpt("-sc", "query=bash").out.split() == ["train", "inspect", "probe", "bisect"]
         monkeypatch.setenv("COMP_LINE", "mpt tr")
         assert mpt("-sc", "query=bash").out.split() == ["train"]
 
