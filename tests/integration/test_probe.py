@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mpt.cli import main
+from mpt.probing import measuring
 
 TINY = ("dataset.examples=100", "batch_size=16", "model=mlp", "model.hidden=[16]")
 MODELS = '''
@@ -82,6 +83,12 @@ def models(tmp_path):
     return ("--allow", "models.py", "model=python", "dataset.examples=100", "batch_size=16")
 
 
+@pytest.fixture
+def few_scales(monkeypatch):
+    """Only these powers of two are looked at: a third of the time."""
+    monkeypatch.setattr(measuring, "SCALES", (1.0, 2.0**15, 2.0**24))
+
+
 def probe_of(out):
     folder = Path(out.splitlines()[-1].removeprefix("probe: "))
     return folder, json.loads((folder / "probe.json").read_text())
@@ -139,7 +146,9 @@ def test_larger_scales_shift_gradients_by_whole_bits(probed):
     assert not rows[2.0**24]["finite"]
 
 
-def test_json_is_one_object_for_a_model_without_layers_at_a_scale_of_its_own(mpt, models):
+def test_json_is_one_object_for_a_model_without_layers_at_a_scale_of_its_own(
+    mpt, models, few_scales
+):
     words = (
         *(*models, "model.function=models.py:whole", "precision=mixed_bfloat16"),
         *("loss_scale=fixed", "loss_scale.initial_scale=1000", "run_dir=here"),
@@ -160,7 +169,7 @@ def test_json_is_one_object_for_a_model_without_layers_at_a_scale_of_its_own(mpt
     assert "There is a probe in this folder already" in again.err
 
 
-def test_gradients_too_small_for_float16_need_a_scale(mpt):
+def test_gradients_too_small_for_float16_need_a_scale(mpt, few_scales):
     words = (*TINY, "loss=sparse_categorical_crossentropy", "loss_weights=1e-6")
     probe = probe_of(mpt("probe", *words, "precision=mixed_float16", "-q").out)[1]
     rows = {row["scale"]: row for row in probe["scales"]}
@@ -171,7 +180,7 @@ def test_gradients_too_small_for_float16_need_a_scale(mpt):
     assert "mixed_float16 needs loss scaling" in recommendation["message"]
 
 
-def test_the_layer_that_overflows_is_ranked_first(mpt, models):
+def test_the_layer_that_overflows_is_ranked_first(mpt, models, few_scales):
     words = (*models, "model.function=models.py:subclassed", "precision=mixed_float16")
     done = mpt("probe", *words)
     assert done.code == 0, done.err

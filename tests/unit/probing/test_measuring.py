@@ -12,8 +12,8 @@ from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision.fused import FusedBatchNormalization
 from mpt.probing import measuring
 from mpt.probing.measuring import measure
-from mpt.probing.recommendation import SCALES
 
+SCALES = (1.0, 2.0**4, 2.0**15)
 ROWS, CLASSES = 8, 3
 
 
@@ -55,6 +55,7 @@ def prepared():
 def kernels(monkeypatch):
     """(dtype of the convolution, class of the BatchNormalization, scale) of every step."""
     seen = []
+    monkeypatch.setattr(measuring, "SCALES", SCALES)
     original = measuring.observe
 
     def observe(model, batch, *, scale):
@@ -73,6 +74,7 @@ def test_the_reference_comes_first_and_the_policy_has_the_run_s_kernels(prepared
     plain, fused = keras.layers.BatchNormalization, FusedBatchNormalization
     one = [("float32", plain, 1.0), *(("float16", fused, scale) for scale in SCALES)]
     assert kernels[: 2 * len(one)] == one * 2
+    assert 2.0**15 in found.layers[0].scales
     assert type(prepared.model.get_layer("norm")) is plain
     assert told[0] == "batch 1 of 2: in float32"
     assert [layer.path for layer in found.layers] == ["conv", "norm", "pool", "head"]
