@@ -82,3 +82,13 @@ def test_policies_are_put_back_after_an_error():
     with pytest.raises(RuntimeError), precision.computing_in(model, "float32"):
         raise RuntimeError
     assert precision.table(model) == before
+
+
+def test_only_the_layers_that_are_named_compute_in_it():
+    model = precision.build(Subclassed, policy="mixed_float16")
+    model(inputs_of(Subclassed))
+    before = {path: layer.compute_dtype for path, layer in precision.walk(model)}
+    with precision.computing_in(model, "float64", ["first"]):
+        during = {path: layer.compute_dtype for path, layer in precision.walk(model)}
+    assert during == before | {"first": "float64"}
+    assert {path: layer.compute_dtype for path, layer in precision.walk(model)} == before
