@@ -97,6 +97,17 @@ def test_a_block_counts_what_it_makes_itself(inspected):
     assert rows["net"].activation_bytes == 0  # what its last layer made
 
 
+def test_what_only_passes_the_input_on_makes_nothing(inspected):
+    def builder():
+        inputs = keras.Input((16,))
+        x = L.Identity(name="same")(inputs)
+        return keras.Model(inputs, L.Dense(8, name="head")(x))
+
+    rows = {row.path: row for row in inspect(inspected(builder, models.ROWS, "float32")).layers}
+    assert rows["same"].activation_bytes == 0
+    assert rows["same"].output_shape == [[4, 16]]
+
+
 def test_a_layer_that_is_not_called(inspected):
     rows = {r.path: r for r in inspect(inspected(models.attention, models.SEQUENCES)).layers}
     (softmax,) = [row for path, row in rows.items() if path.startswith("mha/softmax")]
