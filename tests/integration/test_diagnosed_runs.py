@@ -111,6 +111,7 @@ def test_an_overflow_that_the_scale_handles_is_counted_and_no_more(mpt, tmp_path
     assert "step 1:" not in done.err
 
 
+@pytest.mark.slow
 def test_two_replicas_share_one_capture():
     script = Path(__file__).with_name("mirrored_capture.py")
     done = subprocess.run(

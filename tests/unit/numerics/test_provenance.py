@@ -14,14 +14,18 @@ LAYERS, ops = keras.layers, keras.ops
 FLOAT16_MAX = 65504.0
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "xla"])
-def jit(request):
-    return request.param
+def kinds_and_jit():
+    """Every kind of model, with XLA and without; two of the three that XLA compiles are slow."""
+    for kind in KINDS:
+        for jit in (False, True):
+            slow = [pytest.mark.slow] if jit and kind != "functional" else []
+            yield pytest.param((kind, jit), id=f"{kind}-{'xla' if jit else 'plain'}", marks=slow)
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
-def planted(request, jit):
-    made = planted_model(request.param, jit=jit)
+@pytest.fixture(scope="module", params=kinds_and_jit())
+def planted(request):
+    kind, jit = request.param
+    made = planted_model(kind, jit=jit)
     assert made.restart().run() is None, "nothing is captured before a fault is planted"
     return made
 

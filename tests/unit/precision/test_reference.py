@@ -88,7 +88,8 @@ def test_only_the_layers_that_are_named_compute_in_it():
     model = precision.build(Subclassed, policy="mixed_float16")
     model(inputs_of(Subclassed))
     before = {path: layer.compute_dtype for path, layer in precision.walk(model)}
-    with precision.computing_in(model, "float64", ["first"]):
+    (path,) = (path for path, layer in precision.walk(model) if layer is model.first)
+    with precision.computing_in(model, "float64", [path]):
         during = {path: layer.compute_dtype for path, layer in precision.walk(model)}
-    assert during == before | {"first": "float64"}
+    assert during == before | {path: "float64"}
     assert {path: layer.compute_dtype for path, layer in precision.walk(model)} == before
