@@ -38,10 +38,8 @@ class Layers:
     def within(self, path: str) -> frozenset[str]:
         """The layers that a rule on `path` takes along: itself and those below it.
 
-        The model itself stands alone: a rule on it would be the float32 policy.
+        The model itself stands alone: with all below it, it would be the float32 policy.
         """
-        if path == self._root:
-            return frozenset({path})
         return frozenset(each for each in self.all if _below(each, path))
 
     def overrides(self, kept: Iterable[str]) -> list[dict[str, str]]:

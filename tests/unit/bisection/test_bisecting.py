@@ -201,7 +201,7 @@ def test_the_layer_alone_a_file_that_is_ready_and_the_evidence(bisect):
     assert "trials/02_b-c" in result.out
 
 
-def test_trainings_are_short_quiet_and_otherwise_the_same(bisect, children):
+def test_trainings_are_short_quiet_and_otherwise_the_same(bisect, children, composed):
     bisect("--steps", "40", trainer={"early_stopping": {"patience": 1, "min_delta": 0}})
     float32, policy, probe, trial = children.jobs
     for job in (float32, policy, trial):
@@ -213,7 +213,12 @@ def test_trainings_are_short_quiet_and_otherwise_the_same(bisect, children):
         assert job.config["loss_scale"]["max_consecutive_skips"] == 40
         assert (job.task, job.options, job.verbosity) == ("train", {"steps": 40}, -1)
         assert yaml.safe_load(job.composed["config"])["precision"] == job.config["precision"]
-    assert float32.config["precision"]["policy"] == "float32"
+    assert float32.config["precision"] == {
+        **composed.config["precision"],
+        "policy": "float32",
+        "head": "float32",
+        "tf32": False,
+    }
     assert policy.config["trainer"]["jit_compile"] == "auto"
     assert trial.config["trainer"]["jit_compile"] is True  # as the policy's run chose
     assert trial.config["trainer"]["steps_per_execution"] == 4
