@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mpt import precision
 from mpt.device import Device
+from mpt.inspection.flops import Flops
 from mpt.inspection.subject import Subject, trace
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision import Choice
@@ -53,6 +54,7 @@ def inspected() -> Callable[..., Subject]:
         y: Any = None,
         loss: Any = size_of_predictions,
         traceable: bool = True,
+        flops: bool = True,
         metrics: Any = None,
         loss_scale: str | None = None,
         jit_compile: Any = "auto",
@@ -103,7 +105,11 @@ def inspected() -> Callable[..., Subject]:
             callbacks=[],
             warnings=[],
         )
-        subject = trace(prepared, batch)
+        with pytest.MonkeyPatch.context() as patch:
+            if not flops:  # for tests that look at the training step alone: a third of the time
+                unwanted = Flops(None, reason="not wanted")
+                patch.setattr("mpt.inspection.subject.flops_by_layer", lambda *_: unwanted)
+            subject = trace(prepared, batch)
         assert (subject.step is not None) == traceable, subject.refusal
         builders.append(builder)  # so that no other one takes its id
         return subject

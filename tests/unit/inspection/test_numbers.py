@@ -1,5 +1,7 @@
 """Findings about numbers: each planted fault is found, at its layer, and its remedy removes it."""
 
+from functools import partial
+
 import inspection_models as models
 import keras
 import numpy as np
@@ -12,6 +14,12 @@ from mpt.inspection.findings.operations import LONG
 
 L = keras.layers
 WIDE = np.zeros((4, LONG + 8), "float32")
+
+
+@pytest.fixture
+def traced(inspected):
+    """`inspected` without counting FLOPs."""
+    return partial(inspected, flops=False)
 
 
 def found(subject, kind=None):
@@ -28,8 +36,15 @@ def rules_of(finding):
     return OverridesParser.create().parse_override(text).value()
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize(("builder", "x"), [(models.cnn, models.IMAGES), (models.Net, models.ROWS)])
+@pytest.mark.parametrize(
+    ("builder", "x", "policy"),
+    [
+        (models.cnn, models.IMAGES, "float32"),
+        (models.cnn, models.IMAGES, "mixed_float16"),
+        (models.cnn, models.IMAGES, "mixed_bfloat16"),
+        (models.Net, models.ROWS, "mixed_float16"),
+    ],
+)
 def test_a_sound_model_has_no_findings(inspected, builder, x, policy):
     assert found(inspected(builder, x, policy)) == []
 
@@ -38,13 +53,13 @@ def test_a_residual_network_has_none_either(inspected):
     assert found(inspected(models.resnet, models.IMAGES)) == []
 
 
-def test_outputs_in_half_precision(inspected):
-    subject = inspected(models.Net, models.ROWS, head="policy")
+def test_outputs_in_half_precision(traced):
+    subject = traced(models.Net, models.ROWS, head="policy")
     assert found(subject) == [("half_precision_output", "last"), ("float16_softmax", "last")]
     assert findings(subject)[0].remedy == "precision.head=float32"
 
 
-def test_an_output_made_between_layers(inspected):
+def test_an_output_made_between_layers(traced):
     class Own(keras.Model):
         def __init__(self):
             super().__init__(name="own")
@@ -54,7 +69,7 @@ def test_an_output_made_between_layers(inspected):
         def call(self, x):
             return tf.matmul(self.dense(x), self.kernel)
 
-    assert found(inspected(Own, models.ROWS)) == [("half_precision_output", "own")]
+    assert found(traced(Own, models.ROWS)) == [("half_precision_output", "own")]
 
 
 class AddsLoss(L.Layer):
@@ -68,7 +83,7 @@ class AddsLoss(L.Layer):
         return x
 
 
-def test_a_loss_added_in_half_precision(inspected):
+def test_a_loss_added_in_half_precision(traced):
     def builder():
         return models.chain(
             AddsLoss(name="rounded"),
@@ -76,18 +91,18 @@ def test_a_loss_added_in_half_precision(inspected):
             L.Dense(16, activity_regularizer="l2", name="regularized"),
         )
 
-    subject = inspected(builder, models.ROWS)
+    subject = traced(builder, models.ROWS)
     assert found(subject) == [
         ("half_precision_add_loss", "rounded"),
         ("half_precision_add_loss", "regularized"),
     ]
     rules = rules_of(findings(subject)[0])
     assert rules == [{"match": "rounded", "policy": "float32"}]
-    remedied = found(inspected(builder, models.ROWS, overrides=rules), "half_precision_add_loss")
+    remedied = found(traced(builder, models.ROWS, overrides=rules), "half_precision_add_loss")
     assert remedied == ["regularized"]
 
 
-def test_softmax_in_float16_and_not_in_the_head(inspected):
+def test_softmax_in_float16_and_not_in_the_head(traced):
     def builder():
         return models.chain(
             L.Dense(16, activation="softmax", name="gate"),
@@ -98,21 +113,21 @@ def test_softmax_in_float16_and_not_in_the_head(inspected):
         )
 
     paths = ["gate", "both_axes", "logs"]
-    subject = inspected(builder, models.SEQUENCES)
+    subject = traced(builder, models.SEQUENCES)
     assert found(subject) == [("float16_softmax", path) for path in paths]
-    assert found(inspected(builder, models.SEQUENCES, "mixed_bfloat16")) == []
+    assert found(traced(builder, models.SEQUENCES, "mixed_bfloat16")) == []
     rules = [rule for finding in findings(subject) for rule in rules_of(finding)]
-    assert found(inspected(builder, models.SEQUENCES, overrides=rules)) == []
+    assert found(traced(builder, models.SEQUENCES, overrides=rules)) == []
 
 
-def test_what_stands_in_a_loop_is_found_too(inspected):
+def test_what_stands_in_a_loop_is_found_too(traced):
     class Loops(L.Layer):
         def call(self, x):
             return tf.while_loop(
                 lambda i, _: i < 3, lambda i, value: (i + 1, tf.nn.softmax(value)), (0, x)
             )[1]
 
-    subject = inspected(lambda: models.chain(Loops(name="loop")), models.ROWS)
+    subject = traced(lambda: models.chain(Loops(name="loop")), models.ROWS)
     assert found(subject) == [("float16_softmax", "loop")]
 
 
@@ -127,7 +142,7 @@ class Sums(L.Layer):
         return x[:, :16] + 0 * tf.reshape(self.reduce(x), [-1, 1])[:1]
 
 
-def test_long_sums_in_float16(inspected):
+def test_long_sums_in_float16(traced):
     def builder():
         inputs = keras.Input((LONG + 8,))
         parts = [
@@ -142,14 +157,14 @@ def test_long_sums_in_float16(inspected):
         x = L.LayerNormalization(name="norm")(inputs)[:, :16] + L.Dense(16, name="d")(x)
         return keras.Model(inputs, L.Dense(8, name="head")(x))
 
-    subject = inspected(builder, WIDE)
+    subject = traced(builder, WIDE)
     assert found(subject, "float16_reduction") == ["sum", "raw_mean", "running"]
     (first, *_) = [each for each in findings(subject) if each.kind == "float16_reduction"]
     assert str(LONG + 8) in first.message
-    assert found(inspected(builder, WIDE, "mixed_bfloat16"), "float16_reduction") == []
+    assert found(traced(builder, WIDE, "mixed_bfloat16"), "float16_reduction") == []
 
 
-def test_tensorflow_s_sums_lose_what_is_said(inspected):
+def test_tensorflow_s_sums_lose_what_is_said(traced):
     """The ground for the finding: over an outer axis the kernel stops growing."""
     ones = tf.ones((2 * LONG, 2), tf.float16)
     assert tf.reduce_sum(ones, 0).numpy()[0] == LONG
@@ -157,13 +172,13 @@ def test_tensorflow_s_sums_lose_what_is_said(inspected):
     assert keras.ops.mean(ones, 0).numpy()[0] == 1  # in float32 inside
 
 
-def test_global_pooling_is_no_finding(inspected):
+def test_global_pooling_is_no_finding(traced):
     def builder():
         inputs = keras.Input((64, 64, 3))
         x = L.Conv2D(8, 3, padding="same", name="conv")(inputs)
         return keras.Model(inputs, L.Dense(8, name="head")(L.GlobalAveragePooling2D()(x)))
 
-    assert found(inspected(builder, np.zeros((4, 64, 64, 3), "float32"))) == []
+    assert found(traced(builder, np.zeros((4, 64, 64, 3), "float32"))) == []
 
 
 class ScalesLate(L.Layer):
@@ -199,7 +214,7 @@ class Temperature(L.Layer):
         return tf.cast(tf.nn.softmax(tf.cast(scaled, tf.float32)), x.dtype)
 
 
-def test_attention_that_scales_after_multiplying(inspected):
+def test_attention_that_scales_after_multiplying(traced):
     def builder():
         return models.chain(
             ScalesLate(name="late"),
@@ -210,20 +225,20 @@ def test_attention_that_scales_after_multiplying(inspected):
         )
 
     kind = "attention_multiplies_first"
-    subject = inspected(models.attention, models.SEQUENCES)
+    subject = traced(models.attention, models.SEQUENCES)
     assert found(subject) == [(kind, "mha")]
     (finding,) = findings(subject)
     rules = rules_of(finding)
-    assert found(inspected(models.attention, models.SEQUENCES, overrides=rules)) == []
-    assert found(inspected(models.attention, models.SEQUENCES, "mixed_bfloat16")) == []
-    assert found(inspected(builder, models.SEQUENCES), kind) == ["late"]
+    assert found(traced(models.attention, models.SEQUENCES, overrides=rules)) == []
+    assert found(traced(models.attention, models.SEQUENCES, "mixed_bfloat16")) == []
+    assert found(traced(builder, models.SEQUENCES), kind) == ["late"]
 
 
-def test_attention_with_dropout_scales_first_and_has_its_softmax_in_float16(inspected):
+def test_attention_with_dropout_scales_first_and_has_its_softmax_in_float16(traced):
     def builder():
         return models.attention(dropout=0.1)
 
-    subject = inspected(builder, models.SEQUENCES)
+    subject = traced(builder, models.SEQUENCES)
     ((kind, path),) = found(subject)
     assert kind == "float16_softmax"
     assert path.startswith("mha/softmax")
@@ -241,10 +256,10 @@ class Total(keras.metrics.Metric):
         return self.total.value
 
 
-def test_a_metric_of_one_s_own_that_gets_half_precision(inspected):
-    subject = inspected(lambda: models.only_trains(Total()), models.ROWS)
+def test_a_metric_of_one_s_own_that_gets_half_precision(traced):
+    subject = traced(lambda: models.only_trains(Total()), models.ROWS)
     assert "half_precision_metric" in dict(found(subject))
     (finding,) = [each for each in findings(subject) if each.kind == "half_precision_metric"]
     assert "total (Total)" in finding.message
     kept = models.only_trains(keras.metrics.MeanSquaredError(name="keras_s"))
-    assert "half_precision_metric" not in dict(found(inspected(lambda: kept, models.ROWS)))
+    assert "half_precision_metric" not in dict(found(traced(lambda: kept, models.ROWS)))

@@ -1,5 +1,7 @@
 """Findings about speed and about the configuration."""
 
+from functools import partial
+
 import inspection_models as models
 import keras
 import numpy as np
@@ -11,6 +13,12 @@ from mpt.inspection.findings.tensor_cores import padded
 
 L = keras.layers
 WORDS = np.zeros((4, 6), "int32")
+
+
+@pytest.fixture
+def traced(inspected):
+    """`inspected` without counting FLOPs."""
+    return partial(inspected, flops=False)
 
 
 def found(subject):
@@ -31,9 +39,9 @@ def convolutions():
     return keras.Model(inputs, L.Dense(8, name="head")(L.Flatten(name="flatten")(x)))
 
 
-def test_an_island_and_the_bytes_that_it_casts(inspected):
+def test_an_island_and_the_bytes_that_it_casts(traced):
     (finding,) = findings(
-        inspected(convolutions, models.IMAGES, overrides=in_float32("second", "norm"))
+        traced(convolutions, models.IMAGES, overrides=in_float32("second", "norm"))
     )
     assert (finding.kind, finding.path) == ("float32_island", "second")
     assert "norm" in finding.message
@@ -52,12 +60,12 @@ def test_an_island_and_the_bytes_that_it_casts(inspected):
         (("second", "third"), ["second", "third"]),
     ],
 )
-def test_what_is_an_island_and_what_is_not(inspected, names, expected):
-    subject = inspected(convolutions, models.IMAGES, overrides=in_float32(*names))
+def test_what_is_an_island_and_what_is_not(traced, names, expected):
+    subject = traced(convolutions, models.IMAGES, overrides=in_float32(*names))
     assert [path for kind, path in found(subject) if kind == "float32_island"] == expected
 
 
-def test_an_island_that_protects_its_numbers_is_left_alone(inspected):
+def test_an_island_that_protects_its_numbers_is_left_alone(traced):
     def builder():
         return models.chain(
             L.Softmax(name="gate"),
@@ -66,27 +74,25 @@ def test_an_island_that_protects_its_numbers_is_left_alone(inspected):
         )
 
     rules = in_float32("gate", "middle", "exponential")
-    assert found(inspected(builder, models.ROWS, overrides=rules[:1])) == []
-    assert found(inspected(builder, models.ROWS, overrides=rules[:1] + rules[2:])) == []
-    assert found(inspected(builder, models.ROWS, "mixed_bfloat16", overrides=rules[1:2])) == [
+    assert found(traced(builder, models.ROWS, overrides=rules[:1])) == []
+    assert found(traced(builder, models.ROWS, overrides=rules[:1] + rules[2:])) == []
+    assert found(traced(builder, models.ROWS, "mixed_bfloat16", overrides=rules[1:2])) == [
         ("float32_island", "middle")
     ]
 
 
-def test_a_normalization_computes_in_float32_anyway_and_is_an_island(inspected):
+def test_a_normalization_computes_in_float32_anyway_and_is_an_island(traced):
     def builder():
         norm = L.LayerNormalization(axis=(1, 2), name="norm")
         return models.chain(norm, shape=(256, 16))
 
     x = np.zeros((4, 256, 16), "float32")
-    assert found(inspected(builder, x)) == []
-    assert found(inspected(builder, x, overrides=in_float32("norm"))) == [
-        ("float32_island", "norm")
-    ]
+    assert found(traced(builder, x)) == []
+    assert found(traced(builder, x, overrides=in_float32("norm"))) == [("float32_island", "norm")]
 
 
-def test_a_block_that_is_an_island_with_what_is_in_it(inspected):
-    subject = inspected(models.Net, models.ROWS, overrides=in_float32("block0"))
+def test_a_block_that_is_an_island_with_what_is_in_it(traced):
+    subject = traced(models.Net, models.ROWS, overrides=in_float32("block0"))
     (finding,) = findings(subject)
     assert (finding.kind, finding.path) == ("float32_island", "block0")
     assert "block0/a, block0/b" in finding.message
@@ -127,11 +133,15 @@ def test_sizes_that_the_user_can_choose(inspected):
     }
 
 
-def test_sizes_do_not_matter_in_float32(inspected):
-    assert found(inspected(words, WORDS, "float32")) == []
+def test_sizes_do_not_matter_in_float32(traced):
+    def builder():
+        return models.chain(L.Dense(20, name="odd"))
+
+    assert found(traced(builder, models.ROWS)) == [("tensor_core_dimension", "odd")]
+    assert found(traced(builder, models.ROWS, "float32")) == []
 
 
-def test_a_layer_of_one_s_own_and_its_weight(inspected):
+def test_a_layer_of_one_s_own_and_its_weight(traced):
     class Own(L.Layer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -140,7 +150,7 @@ def test_a_layer_of_one_s_own_and_its_weight(inspected):
         def call(self, x):
             return keras.ops.matmul(x, self.table)
 
-    (finding,) = findings(inspected(lambda: models.chain(Own(name="own")), models.ROWS))
+    (finding,) = findings(traced(lambda: models.chain(Own(name="own")), models.ROWS))
     assert (finding.path, finding.remedy) == ("own", "make it 24")
     assert "table 20" in finding.message
 
@@ -167,19 +177,19 @@ def test_a_size_with_next_to_no_flops_is_left_alone(inspected):
         ([{"match": "after", "policy": "mixed_float16"}], [0]),
     ],
 )
-def test_rules_that_change_nothing(inspected, rules, idle):
-    subject = inspected(models.chain, models.ROWS, overrides=rules)
+def test_rules_that_change_nothing(traced, rules, idle):
+    subject = traced(models.chain, models.ROWS, overrides=rules)
     said = [each for each in findings(subject) if each.kind == "override_without_effect"]
     assert [each.message.partition(" ")[0] for each in said] == [
         f"precision.overrides[{index}]" for index in idle
     ]
 
 
-def test_a_rule_that_is_idle_can_be_left_out(inspected):
+def test_a_rule_that_is_idle_can_be_left_out(traced):
     """The claim itself: the table of policies is the same without it."""
     rules = in_float32("before", "class:Dense")
-    with_it = inspected(models.chain, models.ROWS, overrides=rules).prepared.table
-    without = inspected(models.chain, models.ROWS, overrides=rules[1:]).prepared.table
+    with_it = traced(models.chain, models.ROWS, overrides=rules).prepared.table
+    without = traced(models.chain, models.ROWS, overrides=rules[1:]).prepared.table
     assert with_it == without
 
 
@@ -193,12 +203,12 @@ def test_a_rule_that_is_idle_can_be_left_out(inspected):
         ("float32", "none", []),
     ],
 )
-def test_a_loss_scale_where_it_is_needed(inspected, policy, mode, expected):
-    subject = inspected(models.chain, models.ROWS, policy, loss_scale=mode)
+def test_a_loss_scale_where_it_is_needed(traced, policy, mode, expected):
+    subject = traced(models.chain, models.ROWS, policy, loss_scale=mode)
     assert [kind for kind, _ in found(subject)] == expected
 
 
-def test_a_train_step_that_never_scales(inspected):
+def test_a_train_step_that_never_scales(traced):
     class Unscaled(models.OnlyTrains):
         def train_step(self, data):
             with tf.GradientTape() as tape:
@@ -211,4 +221,4 @@ def test_a_train_step_that_never_scales(inspected):
         model.compile(optimizer="adam")
         return model
 
-    assert ("loss_scale_missing", "only") in found(inspected(builder, models.ROWS))
+    assert ("loss_scale_missing", "only") in found(traced(builder, models.ROWS))
