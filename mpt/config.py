@@ -231,7 +231,8 @@ def _check_loss_scale(scale: LossScaleConfig) -> None:
             f"loss_scale.min_scale={scale.min_scale} is above max_scale={scale.max_scale}",
             where="loss_scale.min_scale",
         )
-    if scale.mode != "none" and not scale.min_scale <= scale.initial_scale <= scale.max_scale:
+    moves = scale.mode in ("auto", "dynamic")
+    if moves and not scale.min_scale <= scale.initial_scale <= scale.max_scale:
         raise ConfigurationError(
             f"loss_scale.initial_scale={scale.initial_scale} is outside its own limits",
             where="loss_scale.initial_scale",

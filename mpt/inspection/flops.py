@@ -11,7 +11,8 @@ import keras
 import tensorflow as tf
 
 from mpt.inspection.recording import innermost, recorded, traced
-from mpt.telemetry.compute import UNCOUNTABLE, products
+from mpt.telemetry.compute import UNCOUNTABLE
+from mpt.telemetry.hlo import products
 
 HALF = ("f16", "bf16")
 _LOOP = re.compile(r"/while(_\d+)?/")

@@ -64,7 +64,7 @@ def estimates(subject: Subject) -> list[Estimate]:
 def _estimate(subject: Subject, policy: str, chosen: bool) -> Estimate:
     model = subject.model
     names = {id(layer): name for layer, name in precision.policies_under(model, policy)}
-    policies = {each: keras.DTypePolicy(name) for each, name in names.items()}
+    policies = {each: keras.dtype_policies.get(name) for each, name in names.items()}
     weights = gradients = copies = 0
     trainable = {id(v) for v in model.trainable_variables}
     own = own_variables(model)

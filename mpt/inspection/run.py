@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import tensorflow as tf
@@ -45,7 +46,9 @@ def run(
     """
     console = Console(verbosity)
     try:
-        inspection = inspect(examine(config, allow))
+        # What a builder prints would come before the object.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            inspection = inspect(examine(config, allow))
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         cause = str(error).partition("\n")[0] or type(error).__name__
         console.error(

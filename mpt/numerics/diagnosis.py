@@ -107,9 +107,10 @@ def diagnose(replay: Replay, overrides: Overrides = ()) -> Diagnosis:
     batch, weights = bad_batch(captured.batch), bad_weights(model, captured.state)
     if fault is None:
         found = _not_reproduced(step)
-    elif batch and _is_of_batch(fault, batch):
+    elif not finite and batch and _is_of_batch(fault, batch):
         found = _input(batch)
-    elif blamed := _blamed(fault, weights, model.trainable_variables):
+    # What is finite in float32 with the same batch and weights has them so for a purpose: a mask.
+    elif not finite and (blamed := _blamed(fault, weights, model.trainable_variables)):
         found = _weight(blamed, weights, replay)
     elif fault.direction in ("forward", "input"):
         remedy = remedies.against_forward(replay, fault, overrides, float32_finite=finite)

@@ -173,7 +173,7 @@ def _after(call: Call, before: Sequence[Call], rest: Sequence[Call]) -> Fault:
 
 def _out_of(call: Call) -> list[Extent]:
     """What a call gives going forward."""
-    return [*call.outputs, *call.logits]
+    return [*call.outputs, *call.logits, *call.losses]
 
 
 def _into(call: Call) -> list[Extent | None]:

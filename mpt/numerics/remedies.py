@@ -98,7 +98,9 @@ def against_backward(
         key = "min_scale" if scale < optimizer.min_scale else "initial_scale"
         setting = f"loss_scale.{key}={number_exactly(scale)}"
     elif optimizer.mode == "fixed":
-        setting = f"loss_scale.initial_scale={number_exactly(scale)}, or loss_scale.mode=dynamic"
+        setting = f"loss_scale.initial_scale={number_exactly(scale)}"
+        if scale >= optimizer.min_scale:
+            setting += ", or loss_scale.mode=dynamic"
     else:
         setting = f"loss_scale.mode=fixed loss_scale.initial_scale={number_exactly(scale)}"
     text = f"a lower loss scale, {setting} (this step is finite at {power_of_two(scale)}){wider}"

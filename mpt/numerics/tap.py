@@ -34,6 +34,7 @@ class TappedCall(Generic[T]):
         layer: None for an operation.
         repeat: how many calls of the same layer came before.
         parent: the call inside which this one was made; None for the outermost.
+        losses: that the layer added by `add_loss` or an activity regularizer.
         logits: what Keras's cross-entropies take in place of the output of a softmax or sigmoid.
         backward_order: place among all calls by the arrival of the first gradient of an output
             (or of the logits); None where none came.
@@ -45,6 +46,7 @@ class TappedCall(Generic[T]):
     parent: TappedCall[T] | None = None
     inputs: list[T] = field(default_factory=list)
     outputs: list[T] = field(default_factory=list)
+    losses: list[T] = field(default_factory=list)
     logits: list[T] = field(default_factory=list)
     input_gradients: list[T | None] = field(default_factory=list)
     output_gradients: list[T | None] = field(default_factory=list)
@@ -200,9 +202,11 @@ class _Taps(Generic[T]):
             args, kwargs = self._tap((args, kwargs), call.inputs, call.input_gradients, None)
             self._stack.append((operation, call))
             try:
-                outputs = original(operation, *args, **kwargs)
+                with _compiled_where_it_must_be(operation):
+                    outputs = original(operation, *args, **kwargs)
             finally:
                 self._stack.pop()
+            call.losses = [self._reduce(loss) for loss in getattr(operation, "_losses", ())]
             outputs = self._tap(outputs, call.outputs, call.output_gradients, call)
             self._step.calls.append(call)
             return outputs
@@ -271,6 +275,20 @@ class _Taps(Generic[T]):
             return tf.identity(x), backward
 
         return identity(tensor)
+
+
+@contextmanager
+def _compiled_where_it_must_be(operation: Any) -> Iterator[None]:
+    """Leave a grouped convolution its compiled function: the CPU's kernel has no gradient."""
+    eagerly = tf.config.functions_run_eagerly()
+    if getattr(operation, "groups", 1) == 1 or not hasattr(operation, "kernel_size"):
+        yield
+        return
+    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
 
 
 def _is_floating(tensor: Any) -> bool:

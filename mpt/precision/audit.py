@@ -13,6 +13,7 @@ from mpt.errors import ConfigurationError
 from mpt.precision import trace as tracing
 from mpt.precision.layers import (
     has_float_policy,
+    is_container,
     is_functional,
     join_policy,
     own_variables,
@@ -48,6 +49,8 @@ def verify(model: keras.Model, batch: Any) -> None:
             _check_layer(path, layer, plan)
         if isinstance(layer, keras.layers.Normalization) and layer.built:
             _check_normalization(path, layer)
+        if isinstance(layer, keras.layers.TimeDistributed):
+            _check_time_distributed(path, layer)
     if traced is not None:
         _check_outputs(traced, plan, {id(layer): path for path, layer in walk(model)})
         _check_inputs(traced, inputs, {id(layer): path for path, layer in walk(model)})
@@ -161,6 +164,22 @@ def _check_normalization(path: str, layer: keras.layers.Normalization) -> None:
             remedy="compute it in float32: precision.overrides=[{match:'class:Normalization',"
             "policy:float32}]; where adapt() itself overflowed, give the layer dtype='float32' in "
             "the model's builder",
+        )
+
+
+def _check_time_distributed(path: str, layer: keras.layers.TimeDistributed) -> None:
+    """Whether the layer inside has the policy of the one around it, which is what it computes in.
+
+    Keras 3.15 calls `layer.call` there, past the casts of `layer.__call__`.
+    """
+    inside = layer.layer
+    if not is_container(inside) and inside.compute_dtype != layer.compute_dtype:
+        raise ConfigurationError(
+            f"{path!r} computes the layer inside it in its own {layer.compute_dtype}, though that "
+            f"one is to compute in {inside.compute_dtype}.",
+            where="precision",
+            remedy=f"give both one policy: precision.overrides=[{{match:'{path}',"
+            f"policy:{policy_name(inside)}}}]",
         )
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from mpt.errors import ConfigurationError
-from mpt.precision import walk
+from mpt.precision import is_container, walk
 from mpt.probing.exponents import Array
 from mpt.probing.measures import HALF
 from mpt.probing.observation import Observation
@@ -18,7 +18,8 @@ NAMED_ROWS = 8
 
 def has_half(model: keras.Model, requested: str, policy: str) -> None:
     """Raise `ConfigurationError` where no layer computes in half precision."""
-    if any(layer.compute_dtype in HALF for _, layer in walk(model)):
+    layers = [layer for _, layer in walk(model) if not is_container(layer)]
+    if any(layer.compute_dtype in HALF for layer in layers):
         return
     resolved = policy if requested == policy else f"{requested}, which is {policy} on this device,"
     raise ConfigurationError(
@@ -28,6 +29,18 @@ def has_half(model: keras.Model, requested: str, policy: str) -> None:
         allowed=["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"],
         remedy="name the policy to look at, as precision=mixed_float16",
     )
+
+
+def no_float8(model: keras.Model) -> None:
+    """Raise `ConfigurationError` where a layer is quantized: it cannot run layer by layer."""
+    for path, layer in walk(model):
+        if layer.quantization_mode is not None:
+            raise ConfigurationError(
+                f"The layer {path!r} is quantized ({layer.quantization_mode}), whose gradients "
+                "TensorFlow cannot take outside of a compiled function.",
+                where="model",
+                remedy="probe the model without its quantization",
+            )
 
 
 def finite_batch(batch: Any, number: int) -> None:

@@ -103,6 +103,8 @@ def recommend(layers: list[Layer], rows: list[ScaleRow], policy: str) -> Recomme
     """
     fitting = [row for row in rows if row.has_headroom]
     best = max(fitting, key=lambda row: row.scale) if fitting else None
+    if not any(at.losses.non_zero for layer in layers for at in layer.scales.values()):
+        return Recommendation(False, None, "No layer has a gradient: there is nothing to scale.")
     reason = _reason(layers, best.scale if best else None)
     if best is None:
         return _none_fits(layers, rows, policy)

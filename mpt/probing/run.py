@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -68,7 +70,9 @@ def run(
         )
     console = Console(verbosity)
     try:
-        findings = _findings(config, allow, batches, reference, console)
+        # What a builder prints would come before the object.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            findings = _findings(config, allow, batches, reference, console)
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         console.error(
             f"out of memory: {str(error).splitlines()[0] if str(error) else 'on the host'}\n"
@@ -97,6 +101,7 @@ def _findings(
     prepared = prepare(replace(config, device=replace(config.device, strategy="none")), allow)
     model = prepared.model
     checks.has_half(model, prepared.choice.requested, prepared.choice.policy)
+    checks.no_float8(model)
     for text in prepared.warnings:
         console.warning(text)
     taken = list(islice(prepared.data.train, batches))

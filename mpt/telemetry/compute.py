@@ -6,21 +6,14 @@ Tags:
     compute/utilization: that, over the matrix-product peak measured on this device, 0 to 1.
 """
 
-import re
 import time
 from dataclasses import dataclass
-from math import prod
 
 import keras
 import tensorflow as tf
 
+from mpt.telemetry.hlo import count_flops
 from mpt.telemetry.window import Window
-
-_SHAPE = re.compile(r"^\s*(?:ROOT )?(%?[\w.\-]+) = (\w+)\[([\d,]*)\]")
-_CALL = re.compile(r" (dot|convolution)\(([^)]*)\)(.*)$")
-_CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
-_LABELS = re.compile(r"dim_labels=\w+_(\w+)->")
-_OPERATION = re.compile(r'op_name="([^"]*)"')
 
 # What XLA, Keras and the parsing below raise for a model whose FLOPs cannot be counted.
 UNCOUNTABLE = (
@@ -84,71 +77,6 @@ def forward_flops(model: keras.Model, inputs: object) -> float | None:
         return count_flops(forward.experimental_get_compiler_ir(*specs)(stage="hlo"))
     except UNCOUNTABLE:
         return None  # the number is an extra: no run fails for it
-
-
-@dataclass(frozen=True)
-class Product:
-    """A matrix product or a convolution of an HLO module.
-
-    Attributes:
-        operation: name of the TensorFlow operation that it comes from; empty where not said.
-        dtype: HLO's name of its first operand's: f32, f16, bf16, ...
-        flops: two for each multiply and add.
-    """
-
-    operation: str
-    dtype: str
-    flops: float
-
-
-def count_flops(hlo: str) -> float:
-    """FLOPs of the `dot` and `convolution` instructions in an HLO module's text."""
-    return sum((product.flops for product in products(hlo)), 0.0)
-
-
-def products(hlo: str) -> list[Product]:
-    """The `dot` and `convolution` instructions in an HLO module's text, in their order."""
-    shapes: dict[str, list[int]] = {}
-    dtypes: dict[str, str] = {}
-    found = []
-    for line in hlo.splitlines():
-        defined = _SHAPE.match(line)
-        if not defined:
-            continue
-        name, dtype, dims = defined.groups()
-        name = name.lstrip("%")
-        shapes[name] = output = [int(d) for d in dims.split(",") if d]
-        dtypes[name] = dtype
-        call = _CALL.search(line)
-        if not call:
-            continue
-        operation, text, attributes = call.groups()
-        operands = [o.split()[-1].lstrip("%") for o in _split_operands(text)]
-        lhs, rhs = (shapes[operand] for operand in operands)
-        if operation == "dot":
-            contracting = _CONTRACTING.search(attributes)
-            dimensions = contracting.group(1) if contracting else ""
-            depth = prod(lhs[int(d)] for d in dimensions.split(",") if d)
-        else:
-            labels = _LABELS.search(attributes)
-            assert labels, line
-            depth = prod(
-                size for size, label in zip(rhs, labels.group(1), strict=True) if label != "o"
-            )
-        source = _OPERATION.search(attributes)
-        found.append(
-            Product(
-                source.group(1) if source else "",
-                dtypes[operands[0]],
-                2.0 * prod(output) * depth,
-            )
-        )
-    return found
-
-
-def _split_operands(operands: str) -> list[str]:
-    """Operands of a call; commas inside shapes and layouts do not separate them."""
-    return re.split(r",\s*(?![^\[{]*[\]}])", operands.strip())
 
 
 def matmul_peak(dtype: str) -> float | None:

@@ -19,6 +19,7 @@ PLANTED = """
 
 
     def planted(shape, classes):
+        print("a builder may print")
         image = keras.Input(shape)
         x = keras.layers.Flatten()(image)
         x = keras.layers.Dense(32, name="wide")(x)

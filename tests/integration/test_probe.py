@@ -12,6 +12,7 @@ from mpt.cli import main
 from mpt.probing import measuring
 
 TINY = ("dataset.examples=100", "batch_size=16", "model=mlp", "model.hidden=[16]")
+MIXED = "precision=mixed_bfloat16"
 MODELS = '''
 import keras
 import numpy as np
@@ -68,6 +69,18 @@ class Whole(keras.Model):
 
 def whole(classes):
     return Whole(classes)
+
+
+def head_alone(shape, classes):
+    return keras.Sequential([keras.Input(shape), keras.layers.Dense(classes)])
+
+
+def quantized(shape, classes):
+    layer = keras.layers.Dense(16, name="quantized")
+    inputs = keras.Input(shape)
+    x = layer(keras.layers.Flatten()(inputs))
+    layer.quantize("float8")
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
 
 
 def with_nan(batch_size):
@@ -208,4 +221,19 @@ def test_bad_input_is_said_and_leaves_no_folder(mpt, models, tmp_path):
     done = mpt("probe", *models, *words, "precision=mixed_bfloat16")
     assert done.code == 2
     assert "The reference is not finite either: in float32, the outputs of block/boom" in done.err
+    assert not (tmp_path / "probes").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("head_alone", "There is nothing to probe"),
+        ("quantized", "'quantized' is quantized (float8)"),
+    ],
+)
+def test_models_that_cannot_be_probed(mpt, models, tmp_path, function, words):
+    data = ("dataset=synthetic", "dataset.shape=[8]", "dataset.classes=3")
+    done = mpt("probe", *models, *data, f"model.function=models.py:{function}", MIXED)
+    assert done.code == 2
+    assert words in done.err
     assert not (tmp_path / "probes").exists()

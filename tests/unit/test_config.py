@@ -170,6 +170,7 @@ def test_a_value_out_of_range_is_refused_where_it_stands(compose, key, value):
         ("trainer.jit_compile", True),
         ("precision.overrides", [{"match": "class:Dense", "policy": "float32"}]),
         ("loss_scale.initial_scale", 1.0),
+        ("loss_scale", LossScaleConfig(mode="fixed", initial_scale=2.0**-17)),
         ("dataset.validation_fraction", None),
         ("optimizer.learning_rate", 1),
         ("loss_weights", 0),

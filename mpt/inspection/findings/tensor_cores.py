@@ -49,14 +49,17 @@ def tensor_core_dimensions(subject: Subject) -> Iterator[Finding]:
             within.append(path)
         if layer.compute_dtype not in HALF or not layer.built or not _matters(subject, path, layer):
             continue
+        groups = getattr(layer, "groups", 1)
         for name, size in _sizes(layer):
             if size > 1 and size % MULTIPLE:
+                each = f" in {groups} groups, {size} each," if groups > 1 else ""
                 yield Finding(
                     "tensor_core_dimension",
                     path,
-                    f"{name} {size} is no multiple of {MULTIPLE}, and tensor cores in "
+                    f"{name} {size * groups}{each} is no multiple of {MULTIPLE}"
+                    f"{' a group' if groups > 1 else ''}, and tensor cores in "
                     f"{layer.compute_dtype} need that.",
-                    f"make it {padded(size)}",
+                    f"make it {padded(size) * groups}",
                 )
 
 
@@ -72,7 +75,7 @@ def _matters(subject: Subject, path: str, layer: keras.layers.Layer) -> bool:
 
 
 def _sizes(layer: keras.layers.Layer) -> list[tuple[str, int]]:
-    """What of the layer's sizes the user chose: a name and the size, each."""
+    """What of the layer's sizes the user chose: a name and the size (of one group), each."""
     if isinstance(layer, _ATTENTION):
         return _head_sizes(layer)
     if isinstance(layer, (_L.Dense, *_RECURRENT)):

@@ -133,6 +133,18 @@ def test_sizes_that_the_user_can_choose(inspected):
     }
 
 
+def test_a_group_of_a_convolution_is_a_product_of_its_own(traced):
+    def builder():
+        inputs = keras.Input((8, 8, 16))
+        x = L.Conv2D(16, 3, groups=4, name="grouped")(inputs)
+        x = L.Conv2D(32, 3, groups=4, name="wide")(L.Conv2D(16, 1, name="between")(x))
+        return keras.Model(inputs, L.Dense(8, name="head")(L.GlobalAveragePooling2D()(x)))
+
+    (finding,) = findings(traced(builder, np.zeros((4, 8, 8, 16), "float32")))
+    assert (finding.path, finding.remedy) == ("grouped", "make it 32")
+    assert finding.message.startswith("filters 16 in 4 groups, 4 each, is no multiple of 8")
+
+
 def test_sizes_do_not_matter_in_float32(traced):
     def builder():
         return models.chain(L.Dense(20, name="odd"))

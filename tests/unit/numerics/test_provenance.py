@@ -336,3 +336,52 @@ def test_a_layer_of_recurrent_cells():
 
     found = diagnosed(build, np.full((2, 3, 2), 20.0, "float32"))
     assert (found.direction, found.path) == ("forward", "rnn/simple_rnn_cell")
+
+
+def test_targets_that_the_loss_leaves_out_are_not_to_blame():
+    @tf.custom_gradient
+    def steep(x):
+        return x, lambda gradient: gradient * tf.cast(20_000, gradient.dtype)
+
+    class Steep(LAYERS.Layer):
+        def call(self, inputs):
+            return steep(inputs)
+
+    def masked(y, p):
+        return ops.mean(ops.square(ops.where(ops.isnan(y), p, y) - p))
+
+    y = np.array([[0.0, 0.0], [np.nan, 0.0]], "float32")
+    layers = sequential(ones(name="a"), lambda: Steep(name="steep"), ones(name="b"))
+    found = diagnosed(layers, X, y, loss=masked, scale=16.0)
+    assert (found.direction, found.path, found.float32_finite) == ("backward", "steep", True)
+
+
+def test_a_weight_of_minus_infinity_that_float32_bears_is_not_to_blame():
+    class Buffer(LAYERS.Layer):
+        def build(self, shape):
+            self.mask = self.add_weight(shape=(2,), initializer="zeros", trainable=False)
+            self.mask.assign([0.0, -np.inf])
+
+        def call(self, inputs):
+            return keras.activations.softmax(inputs * inputs + self.mask)
+
+    found = diagnosed(sequential(ones(100.0), lambda: Buffer(name="buffer"), ones()), X)
+    assert (found.direction, found.path, found.float32_finite) == ("forward", "buffer", True)
+
+
+@pytest.mark.parametrize("adding", ["add_loss", "activity_regularizer"])
+def test_a_layer_whose_own_loss_overflows_is_named(adding):
+    class Adding(LAYERS.Layer):
+        def call(self, inputs):
+            self.add_loss(ops.cast(ops.sum(ops.square(inputs * 1000)), "float32"))
+            return inputs
+
+    layer = {
+        "add_loss": lambda: Adding(name="adding"),
+        "activity_regularizer": ones(
+            name="adding", activity_regularizer=keras.regularizers.L2(1e5)
+        ),
+    }[adding]
+    found = diagnosed(sequential(ones(name="a"), layer, ones(name="b")), X)
+    assert (found.direction, found.path, found.float32_finite) == ("forward", "adding", True)
+    assert "{match:adding,policy:float32}" in found.remedy

@@ -59,6 +59,19 @@ def recurrent():
     )
 
 
+def grouped():
+    return keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Reshape((3, 2), name="reshape"),
+            keras.layers.Conv1D(4, 2, groups=2, name="grouped"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(CLASSES, name="head"),
+        ],
+        name="grouped_convolution",
+    )
+
+
 def batch_of():
     random = np.random.default_rng(0)
     x = random.normal(size=(ROWS, FEATURES)).astype("float32")
@@ -82,6 +95,7 @@ def models():
         "nested": compiled(nested()),
         "subclassed": compiled(Subclassed()),
         "recurrent": compiled(recurrent(), from_logits=False),
+        "grouped": compiled(grouped()),
     }
 
 
@@ -96,7 +110,7 @@ def calls_by_path(step):
     return found
 
 
-@pytest.mark.parametrize("name", ["nested", "subclassed", "recurrent"])
+@pytest.mark.parametrize("name", ["nested", "subclassed", "recurrent", "grouped"])
 def test_loss_and_weight_gradients_are_those_of_a_tape(models, name):
     model = models[name]
     x, y = batch_of()

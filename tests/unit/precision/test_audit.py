@@ -179,3 +179,18 @@ def test_several_inputs_in_a_dict_and_sample_weights():
 def test_a_model_that_was_not_built_here():
     with pytest.raises(ValueError, match=r"mpt\.precision\.build"):
         verify(classifier(), BATCH)
+
+
+def test_time_distributed_computes_its_layer_in_its_own_dtype():
+    def builder():
+        inputs = keras.Input((6, 8))
+        x = keras.layers.TimeDistributed(keras.layers.Dense(4, name="inside"), name="each")(inputs)
+        return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+
+    batch = (np.ones((2, 6, 8), "float32"), np.zeros(2))
+    rules = [{"match": "each/inside", "policy": "float32"}]
+    with pytest.raises(ConfigurationError, match="in its own float16") as caught:
+        verify(build(builder, policy="mixed_float16", overrides=rules), batch)
+    assert "match:'each',policy:float32" in str(caught.value)
+    rules[0]["match"] = "each"
+    verify(build(builder, policy="mixed_float16", overrides=rules), batch)

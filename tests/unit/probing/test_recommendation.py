@@ -114,3 +114,9 @@ def test_totals_take_activations_of_the_innermost_layers_only():
 )
 def test_powers_of_two_are_written_as_such(scale, text):
     assert power(scale) == text
+
+
+def test_without_gradients_there_is_nothing_to_scale():
+    found = recommended(layer("frozen", gradients=[0.0]))
+    assert (found.needed, found.initial_scale) == (False, None)
+    assert "nothing to scale" in found.message

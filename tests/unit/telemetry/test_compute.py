@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mpt.telemetry.compute import Compute, count_flops, forward_flops, matmul_peak
+from mpt.telemetry.compute import Compute, forward_flops, matmul_peak
+from mpt.telemetry.hlo import count_flops
 from mpt.telemetry.window import Window
 
 
@@ -57,9 +58,11 @@ def test_a_model_that_xla_cannot_lower_is_not_measured():
 
 def test_operands_without_shapes_are_looked_up():
     hlo = """
+    ENTRY %main (a: f32[4,8], b: f32[8,2]) -> f32[4,2] {
       %a = f32[4,8]{1,0} parameter(0)
       %b = f32[8,2]{1,0} parameter(1)
       ROOT %d = f32[4,2]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+    }
     """
     assert count_flops(hlo) == 2 * 4 * 2 * 8
 
@@ -81,3 +84,23 @@ def test_tags_are_absent_where_a_part_is_unknown():
     assert Compute(None, 1e9).tags(window) == {}
     assert Compute(100.0, None).tags(window) == {"compute/model_flops_per_second": 1500.0}
     assert Compute(100.0, 3000.0).tags(window)["compute/utilization"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "expected"),
+    [
+        # One step of the loop: four gates of (8 + 8) x 8; Keras also calls the cell before it.
+        ((6, 8), lambda: [keras.layers.LSTM(8)], 4 * 2 * 16 * 8),
+        ((6, 8), lambda: [keras.layers.LSTM(8, unroll=True)], 6 * 4 * 2 * 16 * 8),
+        # Every input meets every number of the kernel once.
+        ((8, 8, 4), lambda: [keras.layers.Conv2DTranspose(8, 2, strides=2)], 2 * 64 * 4 * 8 * 4),
+        (
+            (6, 6, 8),
+            lambda: [keras.layers.Conv2DTranspose(8, 3, strides=2, padding="same")],
+            2 * 36 * 8 * 8 * 9,
+        ),
+    ],
+)
+def test_calls_that_are_thrown_away_and_inserted_zeros_do_not_count(shape, layers, expected):
+    model = keras.Sequential([keras.Input(shape), *layers()])
+    assert forward_flops(model, tf.TensorSpec((None, *shape), tf.float32)) == expected
