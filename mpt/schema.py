@@ -18,6 +18,7 @@ POLICIES = (
     "bfloat16",
     "float64",
 )
+HALF = ("float16", "bfloat16")
 LAYER_POLICIES = tuple(name for name in POLICIES if name not in ("auto", "tf32"))
 LOSS_SCALE_MODES = ("auto", "dynamic", "fixed", "none")
 

@@ -10,13 +10,14 @@ from typing import Any
 from mpt import errors, report
 from mpt.bisection import evidence, policy_file
 from mpt.bisection.evidence import Found, Record
-from mpt.bisection.layers import HALF, Layers
+from mpt.bisection.layers import Layers
 from mpt.bisection.ranking import rank, read_probe
 from mpt.bisection.search import Search, SpentError
 from mpt.bisection.trials import Trial, Trials, child
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job
 from mpt.run_folder import RunFolder
+from mpt.schema import HALF
 
 RECORD = "bisect.json"
 PROBE = {"as_json": False, "batches": 1, "reference": "float32", "plot": "svg"}

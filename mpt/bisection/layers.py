@@ -1,13 +1,12 @@
 """The layers of a model as a run's report lists them, and the rules that keep some in float32."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from mpt.schema import LAYER_POLICIES
+from mpt.rule_text import naming
+from mpt.schema import HALF, LAYER_POLICIES
 
-HALF = ("float16", "bfloat16")
 CONTAINERS = ("Functional", "Sequential")  # they pass tensors on, and compute nothing themselves
 
 
@@ -67,12 +66,7 @@ class Layers:
 
     def match(self, path: str) -> str:
         """A pattern that names the layer at `path`, and no other."""
-        plain = not re.search(r"[*?\[#]|^(class|regex):", path)
-        names = [re.sub(r"#\d+$", "", each.rpartition("/")[2]) for each in self._rows]
-        alone = names.count(path) == 1  # without a slash a pattern names layers at any depth
-        if plain and ("/" in path or alone):
-            return path
-        return f"regex:^{re.escape(path)}$"
+        return naming(path, self._rows)
 
     def _computes(self, path: str) -> bool:
         row = self._rows[path]

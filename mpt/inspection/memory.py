@@ -11,9 +11,9 @@ import tensorflow as tf
 from mpt import precision
 from mpt.inspection.recording import LayerCall
 from mpt.inspection.subject import Subject, items, new_outputs, own_variables, size_of, tensor_key
+from mpt.schema import HALF
 
 POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
-HALF = ("float16", "bfloat16")
 
 
 @dataclass

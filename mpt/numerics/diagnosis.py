@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from mpt.numerics import remedies
 from mpt.numerics.provenance import Call, Extent, Fault, Step, is_finite, locate
-from mpt.numerics.remedies import Overrides, dtype_of, power_of_two
+from mpt.numerics.remedies import Overrides, dtype_of
 from mpt.numerics.replay import BadArray, Replay, bad_batch, bad_weights
 from mpt.precision import walk
-from mpt.report.numbers import number
+from mpt.report.numbers import number, power_of_two
+from mpt.schema import HALF
 
 MOST_ROWS = 10  # named in a message
 
@@ -100,7 +101,7 @@ def diagnose(replay: Replay, overrides: Overrides = ()) -> Diagnosis:
     """
     model, captured = replay.model, replay.captured
     step = replay.run()
-    narrow = any(layer.compute_dtype in remedies.HALF for _, layer in walk(model))
+    narrow = any(layer.compute_dtype in HALF for _, layer in walk(model))
     reference = replay.run(float32=None) if narrow else step
     finite = is_finite(reference)
     fault = locate(model, step, reference if narrow and finite else None)
@@ -189,7 +190,7 @@ def _forward(fault: Fault, replay: Replay, remedy: str) -> dict[str, Any]:
     verb = "gave NaN" if fault.nan else "overflowed"
     dtype = dtype_of(fault)
     largest, end = fault.largest, _largest_number(dtype)
-    if dtype in remedies.HALF and largest > end:
+    if dtype in HALF and largest > end:
         verb = "overflowed"
         numbers = f"inputs up to {number(largest)} are cast to {dtype}, which ends at {number(end)}"
     else:

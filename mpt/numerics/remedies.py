@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,10 @@ from mpt.numerics.provenance import Fault, Step, is_finite, locate
 from mpt.numerics.replay import Replay
 from mpt.numerics.tap import weight_names
 from mpt.precision import walk
-from mpt.report.numbers import number
+from mpt.report.numbers import number, power_of_two
+from mpt.rule_text import as_override, float32_rule
+from mpt.schema import HALF
 
-HALF = ("float16", "bfloat16")
 MOST_LAYERS = 4  # more of them in float32 are for `mpt bisect` to find
 # Beyond these, numbers are those of a run that diverges rather than of a model that trains.
 LARGE_ACTIVATION = 1e5
@@ -52,7 +52,8 @@ def against_forward(
             f"into a layer of its own and keep that in float32{wider}"
         )
     paths, enough = _layers_to_widen(replay, fault)
-    rules = [*overrides, *({"match": match(replay.model, p), "policy": "float32"} for p in paths)]
+    every = [path for path, _ in walk(replay.model)]
+    rules = [*overrides, *(float32_rule(path, every) for path in paths)]
     layers = "that layer" if len(paths) == 1 else f"{len(paths)} layers"
     tried = "this step is finite then" if enough else "not enough by itself: mpt bisect finds more"
     return f'keep {layers} in float32, "{as_override(rules)}" ({tried}){wider}'
@@ -175,35 +176,6 @@ def dtype_of(fault: Fault) -> str | None:
     return values[0].dtype if values else None
 
 
-def match(model: keras.Model, path: str) -> str:
-    """What names just this layer in a rule of precision.overrides."""
-    names = [layer.name for _, layer in walk(model)]
-    alone = "/" in path or names.count(path) == 1
-    if alone and not set(path) & set("*?[]:"):
-        return path
-    return f"regex:^{re.escape(path)}$"
-
-
-def as_override(rules: Overrides) -> str:
-    """`precision.overrides=[...]` as it is typed, within double quotes."""
-    typed = [
-        "{" + ",".join(f"{key}:{_typed(value)}" for key, value in rule.items()) + "}"
-        for rule in rules
-    ]
-    return f"precision.overrides=[{','.join(typed)}]"
-
-
-def _typed(value: Any) -> str:
-    text = str(value)
-    return text if re.fullmatch(r"\w+", text) else f"'{text}'"
-
-
 def number_exactly(value: float) -> str:
     """A power of two so that it is read back as the same number."""
     return number(value) if value >= 1 else repr(value)
-
-
-def power_of_two(value: float) -> str:
-    """2^k, or the number where it is none."""
-    exponent = math.log2(value) if value > 0 else math.nan
-    return f"2^{exponent:.0f}" if exponent == int(exponent) else number(value)

@@ -13,8 +13,7 @@ from mpt.objective.names import by_output, checked_metrics, named_loss
 from mpt.objective.outputs import Output, outputs_of
 from mpt.objective.shapes import Examples
 from mpt.objective.weights import Weights, weighted
-
-HALF = ("float16", "bfloat16")
+from mpt.schema import HALF
 
 
 def compile_model(

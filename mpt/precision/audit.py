@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ from mpt.precision.layers import (
     walk,
 )
 from mpt.precision.policy import Plan, plan_of, refine, resolve
+from mpt.rule_text import as_override, float32_rule, naming
 
 _FLOAT16_MAX = 65504.0
 
@@ -50,7 +52,7 @@ def verify(model: keras.Model, batch: Any) -> None:
         if isinstance(layer, keras.layers.Normalization) and layer.built:
             _check_normalization(path, layer)
         if isinstance(layer, keras.layers.TimeDistributed):
-            _check_time_distributed(path, layer)
+            _check_time_distributed(path, layer, [each for each, _ in walk(model)])
     if traced is not None:
         _check_outputs(traced, plan, {id(layer): path for path, layer in walk(model)})
         _check_inputs(traced, inputs, {id(layer): path for path, layer in walk(model)})
@@ -167,7 +169,9 @@ def _check_normalization(path: str, layer: keras.layers.Normalization) -> None:
         )
 
 
-def _check_time_distributed(path: str, layer: keras.layers.TimeDistributed) -> None:
+def _check_time_distributed(
+    path: str, layer: keras.layers.TimeDistributed, paths: Sequence[str]
+) -> None:
     """Whether the layer inside has the policy of the one around it, which is what it computes in.
 
     Keras 3.15 calls `layer.call` there, past the casts of `layer.__call__`.
@@ -178,7 +182,7 @@ def _check_time_distributed(path: str, layer: keras.layers.TimeDistributed) -> N
             f"{path!r} computes the layer inside it in its own {layer.compute_dtype}, though that "
             f"one is to compute in {inside.compute_dtype}.",
             where="precision",
-            remedy=f"give both one policy: precision.overrides=[{{match:'{path}',"
+            remedy=f"give both one policy: precision.overrides=[{{match:'{naming(path, paths)}',"
             f"policy:{policy_name(inside)}}}]",
         )
 
@@ -198,5 +202,5 @@ def _check_inputs(traced: tracing.Trace, inputs: Any, paths: dict[int, str]) -> 
                 f"largest number is {_FLOAT16_MAX:g}.",
                 where="precision.policy",
                 remedy="scale the data, or compute the first layers in float32 by "
-                f"precision.overrides=[{{match:'{path}',policy:float32}}], or take mixed_bfloat16",
+                f"{as_override([float32_rule(path, paths.values())])}, or take mixed_bfloat16",
             )

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-HALF = ("float16", "bfloat16")
 _MIXED = {("float32", "float16"): "mixed_float16", ("float32", "bfloat16"): "mixed_bfloat16"}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from mpt.precision.layers import HALF
+from mpt.schema import HALF
 
 
 def add_losses_in_float32(model: keras.Model) -> None:

@@ -13,7 +13,6 @@ import tensorflow as tf
 from mpt.errors import ConfigurationError
 from mpt.precision import trace as tracing
 from mpt.precision.layers import (
-    HALF,
     descendants,
     graph_of,
     has_float_policy,
@@ -31,7 +30,7 @@ from mpt.precision.layers import (
 from mpt.precision.losses import add_losses_in_float32
 from mpt.precision.rules import Rule, parse, unmatched
 from mpt.precision.trace import Trace
-from mpt.schema import LAYER_POLICIES
+from mpt.schema import HALF, LAYER_POLICIES
 
 # Each trace hands the inputs one model deeper; nobody nests subclassed models deeper than that.
 _MOST_TRACES = 10

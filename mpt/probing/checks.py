@@ -10,8 +10,8 @@ import numpy as np
 from mpt.errors import ConfigurationError
 from mpt.precision import is_container, walk
 from mpt.probing.exponents import Array
-from mpt.probing.measures import HALF
 from mpt.probing.observation import Observation
+from mpt.schema import HALF
 
 NAMED_ROWS = 8
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mpt.probing.exponents import Histogram, limits
-from mpt.probing.measures import HALF, AtScale, Layer
+from mpt.probing.measures import AtScale, Layer
 from mpt.probing.ranking import Ranked
 from mpt.probing.recommendation import Recommendation, ScaleRow, histograms
+from mpt.schema import HALF
 
 SCHEMA_VERSION = 1
 

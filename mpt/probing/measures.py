@@ -14,8 +14,7 @@ import numpy as np
 
 from mpt.probing.exponents import Array, Histogram, chunks, limits
 from mpt.probing.observation import Observation, Seen
-
-HALF = ("float16", "bfloat16")
+from mpt.schema import HALF
 
 
 @dataclass

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from mpt.probing.document import Findings
 from mpt.probing.exponents import Histogram, limits
-from mpt.probing.recommendation import histograms, power
+from mpt.probing.recommendation import histograms
+from mpt.report.numbers import power_of_two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,7 +172,7 @@ def _limits(axis: Axes, dtype: str, low: int, high: int) -> None:
 
 
 def _power(scale: float) -> str:
-    text = power(scale)
+    text = power_of_two(scale)
     return f"$2^{{{text[2:]}}}$" if text.startswith("2^") else text
 
 

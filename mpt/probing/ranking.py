@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from mpt.probing.exponents import unit_roundoff
-from mpt.probing.measures import HALF, Layer
+from mpt.probing.measures import Layer
+from mpt.schema import HALF
 
 NOTABLE_ROUNDINGS = 16
 """An error that a layer adds counts for more than its gradients' only above so many roundings."""

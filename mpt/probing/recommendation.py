@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mpt.probing.exponents import Histogram
-from mpt.probing.measures import HALF, Layer, Losses, merged
+from mpt.probing.measures import Layer, Losses, merged
+from mpt.report.numbers import power_of_two
+from mpt.rule_text import as_override, float32_rule
+from mpt.schema import HALF
 
 HIGHEST_EXPONENT = 24
 HEADROOM_BITS = 2.0
@@ -129,9 +131,9 @@ def recommend(layers: list[Layer], rows: list[ScaleRow], policy: str) -> Recomme
 
 def _setting(best: ScaleRow) -> str:
     return (
-        f"loss_scale.initial_scale={best.scale:.10g} ({power(best.scale)}) is the largest power of "
-        f"two up to 2^{HIGHEST_EXPONENT} with at least {HEADROOM_BITS:g} bits of headroom (it has "
-        f"{best.headroom_bits:.1f})."
+        f"loss_scale.initial_scale={best.scale:.10g} ({power_of_two(best.scale)}) is the largest "
+        f"power of two up to 2^{HIGHEST_EXPONENT} with at least {HEADROOM_BITS:g} bits of headroom "
+        f"(it has {best.headroom_bits:.1f})."
     )
 
 
@@ -157,7 +159,8 @@ def _reason(layers: list[Layer], best: float | None) -> str | None:
     if wrong:
         error, path, then = max(wrong, key=lambda each: each[0])
         return (
-            f"the gradients of {path} are {error:.1%} off at scale 1, {then:.1%} at {power(best)}"
+            f"the gradients of {path} are {error:.1%} off at scale 1, "
+            f"{then:.1%} at {power_of_two(best)}"
         )
     return None
 
@@ -169,25 +172,17 @@ def _half_share(*parts: Losses) -> float:
 def _none_fits(layers: list[Layer], rows: list[ScaleRow], policy: str) -> Recommendation:
     broken = next((layer for layer in layers if not layer.outputs.finite), None)
     if broken is not None:
+        rule = float32_rule(broken.path, [layer.path for layer in layers])
         text = (
             f"Under {policy} the forward pass is not finite, {broken.path} first: no loss scale "
-            "helps. Keep that layer in float32, "
-            f"\"precision.overrides=[{{match:'{broken.path}',policy:float32}}]\", have mpt bisect "
-            "find what else must be, or take mixed_bfloat16."
+            f'helps. Keep that layer in float32, "{as_override([rule])}", have mpt bisect find '
+            "what else must be, or take mixed_bfloat16."
         )
     else:
         smallest = min(rows, key=lambda row: row.scale)
         text = (
-            f"Under {policy} no loss scale down to {power(smallest.scale)} leaves "
+            f"Under {policy} no loss scale down to {power_of_two(smallest.scale)} leaves "
             f"{HEADROOM_BITS:g} bits of headroom: the gradients themselves are too large. Take a "
             "mean instead of a sum in the loss, or mixed_bfloat16."
         )
     return Recommendation(False, None, text)
-
-
-def power(scale: float | None) -> str:
-    """ "2^15" for 32768; other numbers as they are."""
-    if scale is None:
-        return "-"
-    exponent = math.log2(scale)
-    return f"2^{int(exponent)}" if exponent == int(exponent) else f"{scale:.6g}"

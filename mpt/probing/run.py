@@ -22,7 +22,8 @@ from mpt.probing.document import Findings, document
 from mpt.probing.measuring import Measured, measure
 from mpt.probing.observation import draws_on_its_own, without_noise
 from mpt.probing.ranking import rank
-from mpt.probing.recommendation import power, recommend
+from mpt.probing.recommendation import recommend
+from mpt.report.numbers import power_of_two
 from mpt.run_folder import RunFolder
 from mpt.schema import TrainConfig
 
@@ -168,7 +169,9 @@ def _notes(
             if prepared.optimizer.mode == "dynamic"
             else "every such step would be skipped"
         )
-        notes.append(f"At this run's first scale, {power(own)}, gradients overflow: {effect}.")
+        notes.append(
+            f"At this run's first scale, {power_of_two(own)}, gradients overflow: {effect}."
+        )
     return notes
 
 

@@ -15,8 +15,10 @@ from rich.text import Text
 
 from mpt.console import printable, rich_console
 from mpt.probing.document import Findings
-from mpt.probing.measures import HALF, AtScale, Layer
-from mpt.probing.recommendation import HEADROOM_BITS, LOST_SHARE, ScaleRow, power
+from mpt.probing.measures import AtScale, Layer
+from mpt.probing.recommendation import HEADROOM_BITS, LOST_SHARE, ScaleRow
+from mpt.report.numbers import power_of_two
+from mpt.schema import HALF
 
 NOT_MEASURED = "-"
 
@@ -37,7 +39,7 @@ def show(findings: Findings) -> None:
         console,
         f"{findings.model} under {findings.policy} beside {findings.reference}: "
         f"{findings.batches} batch{'es' if findings.batches > 1 else ''} of "
-        f"{findings.batch_size}, loss scale {power(findings.scale)}",
+        f"{findings.batch_size}, loss scale {power_of_two(findings.scale)}",
     )
     _line(console, "")
     _table(console, LAYER_HEADS, [_layer_cells(each, findings.scale) for each in findings.layers])
@@ -84,7 +86,7 @@ def _scale_cells(row: ScaleRow, findings: Findings) -> list[Cell]:
         marks.append("enough" if row.scale == 1 else "recommended")
     measured = row.subnormal_share is not None
     return [
-        Cell(power(row.scale)),
+        Cell(power_of_two(row.scale)),
         _share(row.underflow_share),
         _share(row.subnormal_share),
         _largest(row.largest, finite=row.finite, any_=measured),

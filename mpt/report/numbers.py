@@ -11,6 +11,14 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def power_of_two(value: float | None) -> str:
+    """ "2^15" for 32768; other numbers as `number` has them, and "-" for None."""
+    if value is None:
+        return "-"
+    exponent = math.log2(value) if value > 0 else math.nan
+    return f"2^{exponent:.0f}" if exponent.is_integer() else number(value)
+
+
 def rate(value: float) -> str:
     """A speed: whole from 10 up, else two significant digits."""
     return f"{value:.0f}" if abs(value) >= 10 or not math.isfinite(value) else f"{value:.2g}"

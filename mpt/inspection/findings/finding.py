@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from mpt.inspection.recording import LayerCall
 from mpt.inspection.subject import Subject
-from mpt.numerics.remedies import as_override, match
+from mpt.precision import walk
+from mpt.rule_text import as_override, float32_rule
 
 
 @dataclass(frozen=True)
@@ -31,5 +32,5 @@ def in_float32(subject: Subject, call: LayerCall) -> str:
         return "put keras.ops.cast(x, 'float32') in front of it"
     if call.parent is None or not call.known:
         return "cast to float32 there, or move it into a layer that precision.overrides can name"
-    rule = {"match": match(subject.model, call.path), "policy": "float32"}
+    rule = float32_rule(call.path, [path for path, _ in walk(subject.model)])
     return f'"{as_override([*subject.config.precision.overrides, rule])}"'

@@ -18,8 +18,8 @@ from mpt.inspection.findings.operations import (
 from mpt.inspection.recording import LayerCall
 from mpt.inspection.subject import Subject, size_of
 from mpt.report.numbers import size
+from mpt.schema import HALF
 
-HALF = ("float16", "bfloat16")
 # These compute in float32 inside, whatever their policy: a float32 policy spares them nothing.
 _FLOAT32_INSIDE = (
     keras.layers.BatchNormalization,

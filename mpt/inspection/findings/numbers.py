@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from mpt.inspection.findings.finding import Finding, in_float32
 from mpt.inspection.findings.operations import long_reductions, softmaxes, unscaled_attention
 from mpt.inspection.subject import Subject
-
-HALF = ("float16", "bfloat16")
+from mpt.schema import HALF
 
 
 def half_precision_outputs(subject: Subject) -> Iterator[Finding]:

@@ -15,8 +15,8 @@ import keras
 from mpt import precision
 from mpt.inspection.findings.finding import Finding
 from mpt.inspection.subject import Subject
+from mpt.schema import HALF
 
-HALF = ("float16", "bfloat16")
 MULTIPLE = 8
 LARGE, LARGE_MULTIPLE = 512, 64
 # A smaller share of the model's FLOPs is not worth a change: squeeze-and-excitation blocks, say.

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mpt.probing.measures import HALF, AtScale, Layer
+from mpt.probing.measures import AtScale, Layer
 from mpt.probing.recommendation import SCALES
+from mpt.schema import HALF
 
 TYPES = {"float16": np.float16, "float32": np.float32}
 

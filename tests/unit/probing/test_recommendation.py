@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from known_layers import layer
 
-from mpt.probing.recommendation import SCALES, histograms, power, recommend, scale_row
+from mpt.probing.recommendation import SCALES, histograms, recommend, scale_row
+from mpt.report.numbers import power_of_two
 
 
 def rows_of(layers, scales=SCALES):
@@ -113,7 +114,7 @@ def test_totals_take_activations_of_the_innermost_layers_only():
     [(1.0, "2^0"), (32768.0, "2^15"), (0.25, "2^-2"), (1e5, "100000"), (None, "-")],
 )
 def test_powers_of_two_are_written_as_such(scale, text):
-    assert power(scale) == text
+    assert power_of_two(scale) == text
 
 
 def test_without_gradients_there_is_nothing_to_scale():

@@ -1,0 +1,36 @@
+"""Rules of precision.overrides as text: what names a layer, and what a user types."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def naming(path: str, paths: Iterable[str]) -> str:
+    """A pattern that names the layer at `path`, and no other.
+
+    Args:
+        paths: of all layers of the model, as in its precision table.
+    """
+    plain = not re.search(r"[*?\[\]:#]", path)
+    names = [re.sub(r"#\d+$", "", each.rpartition("/")[2]) for each in paths]
+    alone = names.count(path) == 1  # without a slash a pattern names layers at any depth
+    return path if plain and ("/" in path or alone) else f"regex:^{re.escape(path)}$"
+
+
+def float32_rule(path: str, paths: Iterable[str]) -> dict[str, str]:
+    """The rule that keeps the layer at `path`, and what is inside it, in float32."""
+    return {"match": naming(path, paths), "policy": "float32"}
+
+
+def as_override(rules: Sequence[Mapping[str, Any]]) -> str:
+    """`precision.overrides=[...]` as it is typed, within double quotes."""
+    typed = [
+        "{" + ",".join(f"{key}:{_typed(value)}" for key, value in rule.items()) + "}"
+        for rule in rules
+    ]
+    return f"precision.overrides=[{','.join(typed)}]"
+
+
+def _typed(value: Any) -> str:
+    text = str(value)
+    return text if re.fullmatch(r"\w+", text) else f"'{text}'"
