@@ -19,7 +19,11 @@ COMMANDS = {
     "inspect": "every layer's precision, size and cost, before any training",
     "probe": "what a policy loses on real batches, and the loss scale it needs",
     "bisect": "the layers that must stay in float32 for a run to succeed",
+    "compare": "runs and sweeps held against one another, and the verdict",
+    "show": "the report of one run, on the console or as a page",
+    "board": "TensorBoard over runs and sweeps, on a free port",
 }
+UNCONFIGURED = ("compare", "show", "board")  # they take paths, and no configuration
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         0 done, 1 failed, 2 configuration or input wrong, 3 diverged, 4 out of memory,
-        130 interrupted.
+        5 a requirement is not met, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -147,6 +151,8 @@ def _complete(words: list[str]) -> int:
     after = line[1] if len(line) > 1 else ""
     name, space, rest = after.partition(" ")
     is_query = any(word.startswith("query=") for word in words)
+    if is_query and space and name in UNCONFIGURED:
+        return errors.OK  # paths: the shell completes them itself
     if is_query and not (space and name in COMMANDS):
         print(" ".join(command for command in COMMANDS if command.startswith(name)))
         return errors.OK

@@ -7,6 +7,7 @@ A new metric is a function from a `Window` to its tags, added to `sources`.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,9 +51,13 @@ class Recorder:
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._histograms = histograms
+        self._started = time.perf_counter()
 
     def record(self, step: int, window: Window | None, validation: dict[str, float]) -> None:
-        """Write one row: the tags of `window`, if there is one, and the `validation/*` values."""
+        """Write one row: the tags of `window`, if there is one, and the `validation/*` values.
+
+        A row of metrics.jsonl has the step, its epoch, and the seconds since training began, too.
+        """
         values: dict[str, float] = {}
         if window is not None:
             values |= window.train_values
@@ -61,7 +66,11 @@ class Recorder:
             for source in self._sources:
                 values |= source(window)
         values |= validation
-        row: dict[str, Any] = {"step": step, "epoch": math.ceil(step / self._steps_per_epoch)}
+        row: dict[str, Any] = {
+            "step": step,
+            "epoch": math.ceil(step / self._steps_per_epoch),
+            "wall_seconds": time.perf_counter() - self._started,
+        }
         self._folder.append_metrics({**row, **values})
         if self._board is not None:
             self._board.scalars(step, values)

@@ -1,0 +1,32 @@
+"""Runs held against one another: groups, statistics and a verdict.
+
+Nothing here imports TensorFlow, so that hundreds of runs are compared in seconds.
+"""
+
+from mpt.comparison.result import (
+    Comparison,
+    Curve,
+    Group,
+    Interval,
+    Pairing,
+    Parity,
+    Requirement,
+    Run,
+    Spread,
+    Unreadable,
+    Verdict,
+)
+
+__all__ = [
+    "Comparison",
+    "Curve",
+    "Group",
+    "Interval",
+    "Pairing",
+    "Parity",
+    "Requirement",
+    "Run",
+    "Spread",
+    "Unreadable",
+    "Verdict",
+]
