@@ -223,13 +223,14 @@ def _mode_settled(flags: list[str], overrides: list[str]) -> Iterator[None]:
         Hydra.get_mode = read
 
 
-def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) -> int:
+def drive(flags: list[str], overrides: list[str], job: Callable[[Any], Any]) -> int:
     """Run `hydra.main` over `job` with this command line.
 
     Args:
         flags: Hydra's flags, as `arrange` gives them.
         overrides: overrides of the configuration.
-        job: called with each composed configuration; it keeps its own exceptions.
+        job: called with each composed configuration; it keeps its own exceptions. What it returns
+            is for Hydra's sweepers. A launcher may call a copy of it in another process.
 
     Returns:
         The exit code of Hydra's own answers (0 for --cfg and --info); 0 after jobs.
@@ -242,9 +243,9 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], None]) ->
 
     raised: list[Exception] = []
 
-    def noted(config: Any) -> None:
+    def noted(config: Any) -> Any:
         try:
-            job(config)
+            return job(config)
         except Exception as error:
             raised.append(error)
             raise

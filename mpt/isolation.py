@@ -8,20 +8,28 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
+
+import psutil
 
 from mpt import errors
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+POLL_SECONDS = 0.5
 
 # Each module has `run(config, run_dir, *, command, verbosity, allow, composed, **options)`, and
 # imports TensorFlow: so it is named here, and imported only where it runs.
@@ -41,6 +49,7 @@ class Job:
         allow: modules and files of the user's own that are admitted.
         debug: show tracebacks.
         parent: process id of the one that waits.
+        root: the process that the whole sweep ends with, where that is another one.
         task: what is done with the configuration, one of `TASKS`.
         options: what the task takes besides, by keyword.
     """
@@ -53,6 +62,7 @@ class Job:
     allow: tuple[str, ...] = ()
     debug: bool = False
     parent: int = 0
+    root: dict[str, Any] | None = None
     task: str = "train"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -123,7 +133,13 @@ def import_tensorflow(verbosity: int) -> None:
             os.close(saved)
 
 
-def spawn(job: Job, *, output: IO[str] | None = None) -> int:
+def spawn(
+    job: Job,
+    *,
+    output: IO[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> int:
     """Run `job` in a child process and wait for it.
 
     An interrupt is handed on to the child, which may save what it has; it is raised again here
@@ -131,6 +147,8 @@ def spawn(job: Job, *, output: IO[str] | None = None) -> int:
 
     Args:
         output: an open file that takes the child's stdout and stderr; None: those of this process.
+        environment: variables of the child's, besides this process's.
+        stopped: asked twice a second; once it says True, the child is interrupted.
 
     Returns:
         The child's exit code; the negative number of the signal where one killed it.
@@ -140,33 +158,61 @@ def spawn(job: Job, *, output: IO[str] | None = None) -> int:
         json.dump(asdict(job), file)
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"PYTHONPATH": path, "MPT_ALLOW": ",".join(job.allow)}
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "mpt.isolation", file.name],
-        env={**os.environ, "PYTHONPATH": path, "MPT_ALLOW": ",".join(job.allow)},
+        env={**os.environ, **own, **(environment or {})},
         stdout=output,
         stderr=output,
         process_group=0,  # the terminal's ^C reaches only this process, which hands it on once
     )
-    interrupts = 0
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        while True:
-            try:
-                code = child.wait()
-                break
-            except KeyboardInterrupt:
-                interrupts += 1
-                child.send_signal(signal.SIGINT if interrupts < 3 else signal.SIGKILL)
+        with _termination_interrupts():
+            return _wait(child, stopped)
     finally:
-        signal.signal(signal.SIGTERM, previous)
         Path(file.name).unlink(missing_ok=True)
+
+
+def _wait(child: subprocess.Popen[bytes], stopped: Callable[[], bool] | None) -> int:
+    """The child's exit code, with interrupts handed on to it."""
+    interrupts, told = 0, False
+    while True:
+        try:
+            code = child.wait(timeout=None if stopped is None or told else POLL_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            if stopped is not None and stopped():
+                child.send_signal(signal.SIGINT)
+                told = True
+        except KeyboardInterrupt:
+            interrupts += 1
+            child.send_signal(signal.SIGINT if interrupts < 3 else signal.SIGKILL)
     if interrupts:
         raise KeyboardInterrupt
     return code
 
 
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM interrupt as SIGINT does, where signals can be handled: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def this_process() -> dict[str, Any]:
+    """What `die_with_root` needs to know of the process that a whole sweep ends with."""
+    process = psutil.Process()
+    return {"pid": process.pid, "created": process.create_time(), "host": socket.gethostname()}
 
 
 def die_with_parent(parent: int) -> None:
@@ -178,11 +224,39 @@ def die_with_parent(parent: int) -> None:
         sys.exit(errors.FAILED)
 
 
+def die_with_root(parent: int, root: Mapping[str, Any]) -> None:
+    """End this process when its parent or `root` does, which a launcher may have put between them.
+
+    A thread looks twice a second: one SIGTERM comes of it, where PR_SET_PDEATHSIG beside it might
+    send a second one, which ends a run without saving. On another host only the parent is watched.
+    """
+    here = root["host"] == socket.gethostname()
+
+    def watch() -> None:
+        while os.getppid() == parent and not (here and _is_gone(root)):
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="die-with-root", daemon=True).start()
+
+
+def _is_gone(process: Mapping[str, Any]) -> bool:
+    try:
+        found = psutil.Process(process["pid"])
+        alive = found.create_time() == process["created"]
+        return not alive or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the job in the file that the one argument names; its exit code."""
     (path,) = sys.argv[1:] if argv is None else argv
     job = Job(**json.loads(Path(path).read_text()))
-    die_with_parent(job.parent)
+    if job.root is None:
+        die_with_parent(job.parent)
+    else:
+        die_with_root(job.parent, job.root)
     return execute(job)
 
 

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from mpt import device as devices
@@ -35,7 +34,7 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         run_id=run_dir.name,
         name=f"{prepared.model.name}_{choice.requested}" if config.name == "auto" else config.name,
         command=command,
-        started_at=_utc(clock.started),
+        started_at=report.timestamp(clock.started),
         config=asdict(config),
     )
     result.environment = report.environment()
@@ -45,6 +44,8 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         count=prepared.strategy.num_replicas_in_sync,
         compute_capability=device["compute_capability"] and list(device["compute_capability"]),
         driver=device["driver"],
+        bfloat16_units=device["bfloat16_units"],
+        float16_units=device["float16_units"],
         concurrent_jobs=None,
     )
     result.precision = report.Precision(
@@ -110,8 +111,10 @@ def describe_outcome(
         datasheet_flops_per_second=devices.datasheet_peak(
             prepared.device, "tf32" if tf32 else prepared.compute_dtype
         ),
+        float32_flops_fraction=compute.forward.float32_flops_fraction,
+        cast_bytes_per_example=compute.forward.cast_bytes,
     )
-    result.model.forward_flops_per_example = compute.forward_flops
+    result.model.forward_flops_per_example = compute.forward.flops
     result.metrics.final = dict(outcome.final)
     result.metrics.best = _best(prepared.best)
     result.wall_seconds.train = outcome.seconds["train"]
@@ -121,7 +124,7 @@ def describe_outcome(
 
 def end(result: RunReport, clock: Clock) -> None:
     """The end of the run, and its whole time."""
-    result.ended_at = _utc(time.time())
+    result.ended_at = report.timestamp(time.time())
     result.wall_seconds.total = clock.elapsed
 
 
@@ -129,7 +132,3 @@ def _best(best: Best) -> report.Best | None:
     if best.value is None:
         return None
     return report.Best(value=best.value, step=best.step, name=best.tag)
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

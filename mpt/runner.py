@@ -14,6 +14,7 @@ import psutil
 import tensorflow as tf
 
 from mpt import errors, report, reporting, saving, smoke
+from mpt.concurrency import Presence
 from mpt.console import Console
 from mpt.execution import Execution, make_execution
 from mpt.loop import EvaluationLoop, iterate
@@ -25,7 +26,7 @@ from mpt.run_folder import LOG, METRICS, REPORT, RunFolder
 from mpt.schema import TrainConfig
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients, memory
-from mpt.telemetry.compute import Compute, forward_flops, matmul_peak
+from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.recorder import SOURCES, Recorder
 from mpt.telemetry.tensorboard import Board
@@ -72,6 +73,7 @@ def run(
     run_dir = Path(os.path.abspath(run_dir))
     console = Console(verbosity)
     clock = Clock(psutil.Process().create_time())
+    presence = Presence().enter()
     try:
         prepared = prepare(config, allow)
         result = reporting.begin(prepared, run_dir, command, clock)
@@ -97,6 +99,8 @@ def run(
         result.memory = memory.summary()
         _check_smoke(prepared, result, folder)
         result.exit_code = EXIT_CODES[result.status]
+        presence.leave()
+        result.device.concurrent_jobs = presence.most
         reporting.end(result, clock)
         folder.write_json(REPORT, result.to_json())
         console.close(result, folder.path)
@@ -206,9 +210,9 @@ def _learning_rate(prepared: Prepared) -> float:
 
 def _compute(prepared: Prepared) -> Compute:
     """The model's FLOPs, counted, and the device's peak, measured."""
-    flops = forward_flops(prepared.model, prepared.data.element_spec[0])
+    forward = forward_pass(prepared.model, prepared.data.element_spec[0])
     wanted = prepared.config.telemetry.peak
-    return Compute(flops, matmul_peak(prepared.compute_dtype) if wanted else None)
+    return Compute(forward, matmul_peak(prepared.compute_dtype) if wanted else None)
 
 
 def _evaluation(prepared: Prepared) -> EvaluationLoop | None:

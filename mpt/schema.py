@@ -139,6 +139,7 @@ class TrainConfig:
     )
     batch_size: int = key(128, "Examples a step, over all devices.", ge=1)
     run_dir: str = key(MISSING, "Folder of the run.")
+    resume: str | None = key(None, "Folder of a sweep: run what it lacks.")
     init_from: str | None = key(None, "Weights to start from: .keras, .weights.h5 or a run.")
     recipe: str | None = key(None, "Name of the recipe in use.")
     model: dict[str, Any] = key(MISSING, "Model: _target_ and its arguments.")

@@ -3,12 +3,13 @@
 import sys
 from typing import Any
 
-from mpt import composition, errors
+from mpt import composition, errors, isolation
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
-from mpt.commands.sweep import Sweep
+from mpt.commands.sweep import Sweep, SweepTask, check_folder, check_sweep_dir, resumed_folder
 from mpt.errors import ConfigurationError
 from mpt.isolation import execute
+from mpt.launching import planned, stopping
 
 
 def main(argv: list[str], options: Options) -> int:
@@ -26,62 +27,75 @@ def main(argv: list[str], options: Options) -> int:
     """
     flags, overrides = composition.arrange(argv)
     command = ["mpt", "train", *argv]
-    sweep = Sweep(command)
+    resumed = resumed_folder(overrides)
+    if resumed is not None:
+        check_sweep_dir(overrides)
+        overrides = [*overrides, f"hydra.sweep.dir='{resumed.resolve()}'"]
+    task = SweepTask(
+        command, flags, overrides, options, isolation.this_process(), resuming=resumed is not None
+    )
+    if "-m" in flags or "--multirun" in flags:
+        check_folder(overrides)
+    with Sweep(command, resumed) as sweep:
+        return _drive(task, sweep)
+
+
+def _drive(task: SweepTask, sweep: Sweep) -> int:
+    """Have Hydra compose the configuration, or a sweep's, and train."""
     codes: list[int] = []
     refusals: list[ConfigurationError] = []
 
-    def job(config: Any) -> None:
-        run_dir, varied, is_sweep = _place()
+    def job(config: Any) -> float | None:
+        if _is_sweep():
+            return task(config)
         try:
-            if is_sweep:
-                _check_folder(varied)
-            prepared = job_of(config, flags, overrides, run_dir, command, options)
+            codes.append(_single(config, task))
         except ConfigurationError as error:
-            if not is_sweep:
-                refusals.append(error)
-                return
-            sweep.refuse(error, run_dir, varied)
-            return
-        if is_sweep:
-            sweep.add(prepared, varied)
-        else:
-            codes.append(execute(prepared))
+            refusals.append(error)
+        return None
 
-    if "-m" in flags or "--multirun" in flags:
-        _check_folder(overrides)
     try:
-        code = composition.drive(flags, overrides, job)
+        with planned(sweep.plan), stopping(lambda: sweep.stop):
+            code = composition.drive(task.flags, task.overrides, job)
     except KeyboardInterrupt:
         sweep.close()
         return errors.INTERRUPTED
+    except Exception as error:
+        if not sweep.started or isinstance(error, ConfigurationError):
+            raise
+        # Such as joblib's, when a worker of its own was killed: the other jobs' results stand.
+        print(f"error: the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+        sweep.close()
+        return errors.FAILED
+    stopped = sweep.stop is not None and sweep.stop()
+    outcome = sweep.close()
     composition.prune()
     if refusals:
         raise refusals[0]
-    if sweep.outcomes:
-        sweep.close()
-        return sweep.exit_code()
+    if sweep.started:
+        return errors.INTERRUPTED if stopped else outcome
     return codes[0] if codes else code
 
 
-def _place() -> tuple[str, list[str], bool]:
-    """The folder that Hydra gave this job, what sets the job apart, and whether it is a sweep's."""
+def _is_sweep() -> bool:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
-    hydra = HydraConfig.get()
-    varied = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    assert isinstance(varied, list)
-    return hydra.runtime.output_dir, [str(o) for o in varied], hydra.mode == RunMode.MULTIRUN
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _check_folder(overrides: list[str]) -> None:
-    if any(override.lstrip("+").startswith("run_dir=") for override in overrides):
+def _single(config: Any, task: SweepTask) -> int:
+    """Train the one run, in this process."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if config.resume is not None:
         raise ConfigurationError(
-            "run_dir is the folder of one run, and a sweep has many",
-            where="run_dir",
-            remedy="choose the sweep's folder by hydra.sweep.dir=PATH",
+            "This is one run, and resume names the folder of a sweep.",
+            where="resume",
+            remedy="give the sweep's own command, with -m, and add resume=PATH",
         )
+    run_dir = HydraConfig.get().runtime.output_dir
+    return execute(job_of(config, task.flags, task.overrides, run_dir, task.command, task.options))
 
 
 def help_text(argv: list[str]) -> str:

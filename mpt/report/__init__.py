@@ -5,7 +5,7 @@ Nothing here imports TensorFlow, so that a report is read in milliseconds.
 
 from mpt.report.environment import environment
 from mpt.report.hashes import config_hash, group_hash
-from mpt.report.json_values import decode, encode
+from mpt.report.json_values import decode, encode, timestamp
 from mpt.report.read import from_json, read
 from mpt.report.run_report import (
     SCHEMA_VERSION,
@@ -56,4 +56,5 @@ __all__ = [
     "from_json",
     "group_hash",
     "read",
+    "timestamp",
 ]

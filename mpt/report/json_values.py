@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ def encode(value: Any) -> Any:
 def decode(value: Any) -> Any:
     """The number that one of the three strings stands for; any other value as it is."""
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as UTC, ISO 8601, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _float(value: float) -> float | str:

@@ -91,7 +91,9 @@ class Device:
     count: int | None = item("Devices in use.")
     compute_capability: list[int] | None = item("CUDA compute capability, [major, minor].")
     driver: str | None = item("Version of the GPU driver.")
-    concurrent_jobs: int | None = item("Runs that shared the device.")
+    concurrent_jobs: int | None = item("Most runs of mpt at once on this machine; 1: it was alone.")
+    bfloat16_units: bool | None = item("It has instructions for products in bfloat16.")
+    float16_units: bool | None = item("It has instructions for products in float16.")
 
 
 @dataclass
@@ -192,6 +194,13 @@ class Compute:
     utilization: float | None = item("Share of the measured peak, 0 to 1.")
     peak_flops_per_second: float | None = item("Measured peak of a matrix product, FLOP/s.")
     datasheet_flops_per_second: float | None = item("The vendor's dense peak, FLOP/s.")
+    float32_flops_fraction: float | None = item(
+        "Share of the forward operations that is computed in float32 or wider, 0 to 1."
+    )
+    cast_bytes_per_example: int | None = item(
+        "What casts between floating dtypes of different width write in the forward pass, those "
+        "of weights left out, bytes."
+    )
 
 
 @dataclass

@@ -1,0 +1,103 @@
+"""Hydra's launchers, whichever they are, as a sweep sees them.
+
+A launcher is a plugin that runs a sweep's jobs: one after the other in this process (`basic`),
+several at once on this machine (`joblib`), or on a cluster (`submitit_slurm`, `ray`). What is here
+learns from any of them which jobs there will be, before they start.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+Plan = Callable[[Any, Any, Sequence[Sequence[str]], int], None]
+"""Given Hydra's configuration, its loader, the jobs' overrides and the first one's number."""
+
+
+@contextmanager
+def planned(plan: Plan) -> Iterator[None]:
+    """Have `plan` told of each batch of jobs before a launcher gets it; what it raises ends all."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.launcher import Launcher
+
+    class Planned(Launcher):
+        """A launcher that first says what it will launch."""
+
+        def __init__(self, launcher: Launcher, config: Any, hydra_context: Any):
+            self._launcher = launcher
+            self._config, self._loader = config, hydra_context.config_loader
+
+        def setup(self, **_: Any) -> None:
+            """It was set up before it came here."""
+
+        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+            plan(self._config, self._loader, job_overrides, initial_job_idx)
+            return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+
+    instantiate = Plugins.instantiate_launcher
+
+    def wrapped(self: Any, hydra_context: Any, task_function: Any, config: Any) -> Launcher:
+        launcher = instantiate(self, hydra_context, task_function, config)
+        return Planned(launcher, config, hydra_context)
+
+    Plugins.instantiate_launcher = wrapped
+    try:
+        yield
+    finally:
+        Plugins.instantiate_launcher = instantiate
+
+
+class Stop:
+    """A file that, once it is there, asks all jobs of a sweep to end, wherever they run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __call__(self) -> bool:
+        return self.path.exists()
+
+    def set(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+
+
+@contextmanager
+def stopping(stop: Callable[[], Stop | None]) -> Iterator[None]:
+    """Let the first interrupt ask the jobs to end, and only a second one end this process.
+
+    Workers of joblib are killed, children and all, when the process that waits for them is
+    interrupted: no run could save what it has.
+
+    Args:
+        stop: where to ask; None, that no job runs elsewhere, leaves interrupts as they are.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked = stop()
+        if asked is None or asked():
+            signal.default_int_handler(number, frame)
+        asked.set()
+        print("stopping: the runs save what they have; ^C again ends them at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def leave_interrupts_to_the_sweep() -> None:
+    """Ignore the terminal's ^C in a launcher's worker: the sweep asks by its `Stop`."""
+    if threading.current_thread() is threading.main_thread():
+        # Not SIG_IGN, which the run's process would inherit.
+        signal.signal(signal.SIGINT, lambda *_: None)
