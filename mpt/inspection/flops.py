@@ -38,7 +38,7 @@ class Flops:
 
     @property
     def total(self) -> float | None:
-        """FLOPs of the whole model: what `mpt.telemetry.compute.forward_flops` counts."""
+        """FLOPs of the whole model: what `mpt.telemetry.compute.forward_pass` counts."""
         if self.by_path is None:
             return None
         return sum((sum(counts.values()) for counts in self.by_path.values()), 0.0)

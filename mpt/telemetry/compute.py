@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from mpt.telemetry.hlo import count_flops
+from mpt.telemetry.hlo import WIDE, cast_bytes, products
 from mpt.telemetry.window import Window
 
 # What XLA, Keras and the parsing below raise for a model whose FLOPs cannot be counted.
@@ -28,16 +28,32 @@ UNCOUNTABLE = (
 
 
 @dataclass(frozen=True)
+class ForwardPass:
+    """The forward pass on one example, in inference; None: it could not be counted.
+
+    Attributes:
+        flops: of its matrix products and convolutions: two for each multiply and add.
+        float32_flops_fraction: share of those whose operands are float32 or wider, 0 to 1.
+        cast_bytes: what casts between 16 and 32 bits (or other widths) write, those of weights
+            left out. XLA may put a cast into its neighbours, and then writes less.
+    """
+
+    flops: float | None = None
+    float32_flops_fraction: float | None = None
+    cast_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Compute:
     """What relates a rate of examples to a rate of floating-point operations."""
 
-    forward_flops: float | None
+    forward: ForwardPass
     peak: float | None
 
     def flops_per_second(self, examples_per_second: float | None) -> float | None:
-        if not self.forward_flops or examples_per_second is None:
+        if not self.forward.flops or examples_per_second is None:
             return None
-        return 3 * self.forward_flops * examples_per_second
+        return 3 * self.forward.flops * examples_per_second
 
     def utilization(self, flops_per_second: float | None) -> float | None:
         if not self.peak or flops_per_second is None:
@@ -55,17 +71,13 @@ class Compute:
         return {tag: value for tag, value in values.items() if value is not None}
 
 
-def forward_flops(model: keras.Model, inputs: object) -> float | None:
-    """FLOPs of one forward pass on one example: two for each multiply and add.
+def forward_pass(model: keras.Model, inputs: object) -> ForwardPass:
+    """Count what one forward pass on one example does, in the HLO that XLA makes of the model.
 
-    Counted over the matrix products and convolutions of the HLO that XLA makes of the model; a
-    loop's body counts once.
+    A loop's body counts once. Nothing is known where XLA cannot lower the model.
 
     Args:
         inputs: the model's inputs as `tf.TensorSpec`s, batch first.
-
-    Returns:
-        None where XLA cannot lower the model.
     """
     specs = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype) for spec in tf.nest.flatten(inputs)]
 
@@ -74,9 +86,13 @@ def forward_flops(model: keras.Model, inputs: object) -> float | None:
         return model(tf.nest.pack_sequence_as(inputs, tensors), training=False)
 
     try:
-        return count_flops(forward.experimental_get_compiler_ir(*specs)(stage="hlo"))
+        hlo = forward.experimental_get_compiler_ir(*specs)(stage="hlo")
+        found = products(hlo)
+        total = sum((product.flops for product in found), 0.0)
+        wide = sum(product.flops for product in found if product.dtype in WIDE)
+        return ForwardPass(total, wide / total if total else None, cast_bytes(hlo, len(specs)))
     except UNCOUNTABLE:
-        return None  # the number is an extra: no run fails for it
+        return ForwardPass()  # the numbers are an extra: no run fails for them
 
 
 def matmul_peak(dtype: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Matrix products and convolutions in the text of an HLO module, as XLA gets it.
+"""Matrix products, convolutions and casts in the text of an HLO module, as XLA gets it.
 
 Only instructions on which the module's result depends count: Keras's recurrent layers call their
 cell once before the loop, to learn its shapes, and XLA drops that call.
@@ -18,7 +18,13 @@ _LABELS = re.compile(r"dim_labels=\w+_(\w+)->")
 _DILATION = re.compile(r"lhs_dilate=([\dx]+)")
 _METADATA = re.compile(r", metadata=\{.*\}")
 _OPERATION = re.compile(r'op_name="([^"]*)"')
+_KIND = re.compile(r'op_type="([^"]*)"')
+_CONVERT = re.compile(r" convert\((.*?)\)(?:,|$)")
+_PARAMETER = re.compile(r" parameter\((\d+)\)")
 _NAME = re.compile(r"[\w.\-]+")
+
+BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3fn": 1, "f8e5m2": 1}  # of HLO's floats
+WIDE = ("f32", "f64")
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,11 @@ class _Instruction:
     text: str
 
 
-def count_flops(hlo: str) -> float:
-    """FLOPs of the `dot` and `convolution` instructions in an HLO module's text.
+def products(hlo: str) -> list[Product]:
+    """The `dot` and `convolution` instructions in an HLO module's text, in their order.
 
     A loop's body counts once, and so does each branch of a condition.
     """
-    return sum((product.flops for product in products(hlo)), 0.0)
-
-
-def products(hlo: str) -> list[Product]:
-    """The `dot` and `convolution` instructions in an HLO module's text, in their order."""
     instructions = list(_instructions(hlo))
     live = _live(instructions)
     shapes: dict[str, tuple[str, list[int]]] = {}
@@ -69,6 +70,48 @@ def products(hlo: str) -> list[Product]:
         if call and instruction in live:
             found.append(_product(instruction, call, shapes))
     return found
+
+
+def cast_bytes(hlo: str, inputs: int) -> int:
+    """Bytes that casts between floating dtypes of different width write, in an HLO module's text.
+
+    Those of weights, on which no input bears, do not count, nor do those inside of another
+    operation: a fused normalization or a mean that adds up in float32 writes none. A loop's body
+    counts once, with the casts of its weights.
+
+    Args:
+        inputs: how many of the module's first parameters are inputs; the others are weights.
+    """
+    instructions = list(_instructions(hlo))
+    live = _live(instructions)
+    dtypes: dict[tuple[str, str], str] = {}
+    fed: set[tuple[str, str]] = set()
+    written = 0
+    for instruction in instructions:
+        here = instruction.computation
+        key = here, instruction.name
+        text = _METADATA.sub("", instruction.text)
+        parameter = _PARAMETER.search(text)
+        if parameter:
+            is_fed = not here.startswith("ENTRY ") or int(parameter.group(1)) < inputs
+        else:
+            is_fed = any((here, name) in fed for name in _NAME.findall(text))
+        if is_fed:
+            fed.add(key)
+        shape = _SHAPE.match(text)
+        if not shape:
+            continue
+        dtypes[key] = dtype = shape.group(1)
+        convert = _CONVERT.search(text)
+        if not (convert and is_fed and instruction in live):
+            continue
+        kind = _KIND.search(instruction.text)
+        source = dtypes.get((here, convert.group(1).split()[-1].lstrip("%")), "")
+        if BYTES.get(source) is None or BYTES.get(dtype) is None or BYTES[source] == BYTES[dtype]:
+            continue
+        if kind is None or kind.group(1) == "Cast":
+            written += BYTES[dtype] * prod(int(d) for d in shape.group(2).split(",") if d)
+    return written
 
 
 def _product(

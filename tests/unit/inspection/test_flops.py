@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mpt.telemetry.compute import forward_flops
+from mpt.telemetry.compute import forward_pass
 
 L = keras.layers
 
@@ -23,7 +23,7 @@ CASES = {
 def test_the_layers_sum_to_the_models_flops(inspected, name):
     builder, x = CASES[name]
     subject = inspected(builder, x, "mixed_bfloat16")
-    whole = forward_flops(subject.model, tf.TensorSpec([None, *x.shape[1:]]))
+    whole = forward_pass(subject.model, tf.TensorSpec([None, *x.shape[1:]])).flops
     assert whole > 0
     assert subject.flops.total == whole
     assert sum(subject.flops.of(path) for path in subject.flops.by_path) == whole
@@ -102,7 +102,7 @@ def test_a_loop_counts_one_pass_and_says_so(inspected):
     subject = inspected(builder, models.SEQUENCES, "float32")
     assert subject.flops.looped == ["lstm/lstm_cell"]
     assert any("one pass of their loop" in note for note in subject.notes)
-    assert subject.flops.total == forward_flops(subject.model, tf.TensorSpec([None, 6, 16]))
+    assert subject.flops.total == forward_pass(subject.model, tf.TensorSpec([None, 6, 16])).flops
 
 
 def test_a_loop_of_one_s_own(inspected):
