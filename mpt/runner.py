@@ -25,7 +25,7 @@ from mpt.reporting import Clock
 from mpt.run_folder import LOG, METRICS, REPORT, RunFolder
 from mpt.schema import TrainConfig
 from mpt.stopping import DivergenceRules
-from mpt.telemetry import gradients, memory
+from mpt.telemetry import gradients, hparams, markdown, memory
 from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.recorder import SOURCES, Recorder
@@ -87,12 +87,15 @@ def run(
     except BaseException:
         console.stop()
         raise
-    with RunFolder.create(run_dir) as folder:
+    with (
+        RunFolder.create(run_dir) as folder,
+        _board(prepared, result, folder, composed) as board,
+    ):
         folder.write_hydra(**composed)
         console.attach(folder.log)
         folder.write_json("precision.json", report.encode(result.precision))
         with _failures_reported(result, console, folder):
-            _train(prepared, execution, result, folder, console, clock)
+            _train(prepared, execution, result, folder, board, console, clock)
             if steps is None:
                 _save(prepared.model, result, folder)
         result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
@@ -102,6 +105,8 @@ def run(
         presence.leave()
         result.device.concurrent_jobs = presence.most
         reporting.end(result, clock)
+        if board is not None:
+            hparams.end(board, result)
         folder.write_json(REPORT, result.to_json())
         console.close(result, folder.path)
     return result.exit_code
@@ -122,6 +127,7 @@ def _train(
     execution: Execution,
     result: RunReport,
     folder: RunFolder,
+    board: Board | None,
     console: Console,
     clock: Clock,
 ) -> None:
@@ -138,39 +144,38 @@ def _train(
     if config.telemetry.gradients:
         sources.append(partial(gradients.tags, dtype=prepared.compute_dtype))
     reporting.describe_execution(result, prepared, execution, steps)
-    with _board(prepared, result, folder) as board:
-        recorder = Recorder(
-            folder,
-            console,
-            board,
-            sources,
-            total_steps=prepared.total_steps,
-            steps_per_epoch=data.steps_per_epoch,
-            histograms=prepared.optimizer.histograms,
-        )
-        training = Training(
-            model=prepared.model,
-            loop=execution.loop,
-            evaluation=_evaluation(prepared),
-            schedule=_schedule(prepared),
-            steps_per_execution=steps,
-            rules=_rules(config),
-            best=prepared.best,
-            throughput=throughput,
-            history=history,
-            batch_size=config.batch_size,
-            synchronous=prepared.device.kind == "cpu",
-            record=recorder.record,
-            learning_rate=partial(_learning_rate, prepared),
-            diagnose=_watch(prepared, execution, result, console, board).check,
-            callbacks=prepared.callbacks,
-        )
-        result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
-        try:
-            training.run()
-        finally:
-            reporting.describe_execution(result, prepared, execution, steps)
-            reporting.describe_outcome(result, prepared, training, compute)
+    recorder = Recorder(
+        folder,
+        console,
+        board,
+        sources,
+        total_steps=prepared.total_steps,
+        steps_per_epoch=data.steps_per_epoch,
+        histograms=prepared.optimizer.histograms,
+    )
+    training = Training(
+        model=prepared.model,
+        loop=execution.loop,
+        evaluation=_evaluation(prepared),
+        schedule=_schedule(prepared),
+        steps_per_execution=steps,
+        rules=_rules(config),
+        best=prepared.best,
+        throughput=throughput,
+        history=history,
+        batch_size=config.batch_size,
+        synchronous=prepared.device.kind == "cpu",
+        record=recorder.record,
+        learning_rate=partial(_learning_rate, prepared),
+        diagnose=_watch(prepared, execution, result, console, board).check,
+        callbacks=prepared.callbacks,
+    )
+    result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
+    try:
+        training.run()
+    finally:
+        reporting.describe_execution(result, prepared, execution, steps)
+        reporting.describe_outcome(result, prepared, training, compute)
 
 
 def _schedule(prepared: Prepared) -> Schedule:
@@ -224,14 +229,21 @@ def _evaluation(prepared: Prepared) -> EvaluationLoop | None:
 
 
 @contextmanager
-def _board(prepared: Prepared, result: RunReport, folder: RunFolder) -> Iterator[Board | None]:
-    """The event file, with the dashboard's layout and the configuration as text."""
+def _board(
+    prepared: Prepared, result: RunReport, folder: RunFolder, composed: dict[str, str]
+) -> Iterator[Board | None]:
+    """The event file, with the dashboard's layout, and what the run is as settings and text."""
     if not prepared.config.telemetry.tensorboard:
         yield None
         return
     with Board(folder.tensorboard) as board:
         board.layout()
-        board.text("run/precision", f"{result.precision.policy}: {result.precision.reason}")
+        reason = f"{result.precision.policy}: {result.precision.reason}"
+        board.text("run/precision", markdown.escape(reason))
+        layers = report.encode(result.precision.table)
+        board.text("run/layers", markdown.table(markdown.LAYER_COLUMNS, layers))
+        board.text("run/config", markdown.fenced(composed["config"], "yaml"))
+        hparams.begin(board, result, composed.get("overrides", "[]"))
         result.artifacts["tensorboard"] = folder.relative(folder.tensorboard)
         yield board
 

@@ -14,7 +14,7 @@ import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_STRING
+from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
@@ -23,32 +23,31 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 # Category -> chart -> patterns of the tags drawn in it.
 DASHBOARD: dict[str, dict[str, tuple[str, ...]]] = {
+    "Mixed precision": {
+        "loss scale": (r"^loss_scale/scale$",),
+        "skipped steps": (r"^loss_scale/skipped_steps$",),
+        "examples a second": (r"^throughput/examples_per_second$",),
+        "device memory (bytes)": (r"^memory/device_peak_bytes$", r"^memory/device_in_use_bytes$"),
+        "host memory (bytes)": (r"^memory/host_rss_bytes$",),
+    },
     "Training": {
         "loss": (r"^(train|validation)/loss$",),
         "accuracy": (r"^(train|validation)/.*accuracy$",),
         "learning rate": (r"^optimizer/learning_rate$",),
-    },
-    "Loss scale": {
-        "scale": (r"^loss_scale/scale$",),
-        "skipped steps": (r"^loss_scale/skipped_steps$", r"^loss_scale/consecutive_skips$"),
-        "skip rate": (r"^loss_scale/skip_rate$",),
     },
     "Gradients": {
         "global norm": (r"^gradients/global_norm$",),
         "largest scaled gradient": (r"^gradients/max_abs$",),
         "headroom (bits)": (r"^gradients/headroom_bits$",),
         "lost to underflow": (r"^gradients/zero_fraction$", r"^gradients/subnormal_fraction$"),
+        "skip rate": (r"^loss_scale/skip_rate$",),
+        "skips in a row": (r"^loss_scale/consecutive_skips$",),
     },
-    "Throughput": {
-        "examples a second": (r"^throughput/examples_per_second$",),
+    "Compute": {
         "step time (ms)": (r"^throughput/step_time_ms$",),
         "waiting for data": (r"^throughput/data_wait_fraction$",),
         "model FLOP/s": (r"^compute/model_flops_per_second$",),
         "utilization": (r"^compute/utilization$",),
-    },
-    "Memory": {
-        "device (bytes)": (r"^memory/device_peak_bytes$", r"^memory/device_in_use_bytes$"),
-        "host (bytes)": (r"^memory/host_rss_bytes$",),
     },
 }
 
@@ -81,7 +80,14 @@ class Board:
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Write a text, shown as Markdown on the Text page."""
-        self._string(tag, markdown.encode(), text_metadata.create_summary_metadata(tag, ""), step)
+        metadata = text_metadata.create_summary_metadata(tag, "")
+        self._string(tag, as_text(markdown).encode(), metadata, step)
+
+    def metadata(self, tag: str, metadata: SummaryMetadata) -> None:
+        """Write a value that is all in its metadata, as the HParams page has its own."""
+        empty = TensorProto(dtype=DT_FLOAT)
+        empty.tensor_shape.dim.add(size=0)
+        self._tensor(tag, empty, metadata, step=0)
 
     def histogram(self, tag: str, step: int, buckets: np.ndarray, description: str = "") -> None:
         """Write a histogram, shown on the Histograms page.
@@ -140,6 +146,11 @@ class Board:
 
     def _write(self, event: Event) -> None:
         self._writer.write(event.SerializeToString())
+
+
+def as_text(text: str) -> str:
+    """`text` as a protocol buffer takes it: a name of a file may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_tags(log_dir: str | Path) -> set[str]:
