@@ -114,13 +114,13 @@ class SweepTask:
             _note(run_dir.parent, kept)
             return _objective(kept)
         if stop is not None and stop():
+            _remove_if_empty(run_dir)
             return None
         self._say(f"job {index}: {' '.join(varied)}")
         try:
             self._run(config, run_dir, outcome, stop)
         finally:
-            if run_dir.is_dir() and not any(run_dir.iterdir()):
-                run_dir.rmdir()
+            _remove_if_empty(run_dir)
             _note(run_dir.parent, outcome)
         return _objective(outcome)
 
@@ -209,6 +209,12 @@ def check_sweep_dir(overrides: list[str]) -> None:
             where="hydra.sweep.dir",
             remedy="leave hydra.sweep.dir out",
         )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra makes a job's folder before the job begins."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _objective(outcome: Outcome) -> float | None:

@@ -1,0 +1,139 @@
+"""Locks tell who is at work: runs at once on the machine, and a GPU for each."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mpt import concurrency
+from mpt.concurrency import Presence, own_gpu, visible_gpus
+
+HOLD = """
+import sys, time
+from mpt.concurrency import Presence, own_gpu
+{code}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    """A folder of locks of this test's own, for its processes too."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+
+@pytest.fixture
+def process():
+    """`process(code)` runs code in another process until the test ends, once it has printed."""
+    started = []
+
+    def start(code):
+        child = subprocess.Popen(
+            [sys.executable, "-c", HOLD.format(code=code)], stdout=subprocess.PIPE, text=True
+        )
+        started.append(child)
+        child.line = child.stdout.readline().strip()
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_a_run_alone_counts_itself():
+    presence = Presence().enter()
+    presence.leave()
+    assert presence.most == 1
+
+
+def test_runs_at_the_same_time_are_counted(process):
+    code = "p = Presence().enter(); print('in', flush=True); time.sleep(60)"
+    first = process(code)
+    presence = Presence().enter()
+    assert presence.count() == 2
+    process(code)
+    assert presence.count() == 3
+    first.kill()
+    first.wait()
+    assert presence.count() == 2
+    presence.leave()
+    assert presence.most == 3
+
+
+def test_one_that_came_and_went_in_between_is_counted_where_the_end_still_sees_it(process):
+    presence = Presence().enter()
+    process("p = Presence().enter(); print('in', flush=True); time.sleep(60)")
+    presence.leave()
+    assert presence.most == 2
+
+
+def test_killed_runs_leave_nothing_behind(process, tmp_path):
+    child = process("p = Presence().enter(); print('in', flush=True); time.sleep(60)")
+    child.kill()
+    child.wait()
+    presence = Presence().enter()
+    assert presence.count() == 1
+    presence.leave()
+    assert [path for path in tmp_path.rglob("jobs/*")] == []
+
+
+GPU = """
+with own_gpu() as environment:
+    print(environment["CUDA_VISIBLE_DEVICES"], flush=True)
+    time.sleep({seconds})
+"""
+
+
+def test_each_concurrent_job_has_a_gpu_of_its_own(process, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert {process(GPU.format(seconds=60)).line for _ in range(2)} == {"0", "1"}
+
+
+def test_a_third_job_waits_for_a_gpu(process, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5a/1")
+    first = process(GPU.format(seconds=1.5))
+    process(GPU.format(seconds=60))
+    start = time.monotonic()
+    third = process(GPU.format(seconds=60))
+    assert third.line == first.line
+    assert time.monotonic() - start > 0.5
+
+
+def test_waiting_for_a_gpu_can_be_stopped(process, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for _ in range(2):
+        process(GPU.format(seconds=60))
+    answers = iter([False, True])
+    with own_gpu(lambda: next(answers)) as environment:
+        assert environment == {}
+
+
+@pytest.mark.parametrize("named", ["", "-1", "3"])
+def test_with_fewer_than_two_gpus_nothing_is_set(named, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    with own_gpu() as environment:
+        assert environment == {}
+
+
+def test_visible_gpus_are_those_that_the_environment_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8f,")
+    assert visible_gpus() == ["2", "GPU-8f"]
+
+
+def test_without_the_variable_the_driver_is_asked(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    asked = []
+    library = type(sys)("pynvml")
+    library.nvmlInit = lambda: None
+    library.nvmlShutdown = lambda: asked.append("shutdown")
+    library.nvmlDeviceGetCount = lambda: 3
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert visible_gpus() == ["0", "1", "2"]
+    assert asked == ["shutdown"]
+
+
+def test_another_user_s_folder_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert concurrency._folder("jobs") is None
