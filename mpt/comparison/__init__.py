@@ -3,6 +3,7 @@
 Nothing here imports TensorFlow, so that hundreds of runs are compared in seconds.
 """
 
+from mpt.comparison.engine import MARGIN, compare
 from mpt.comparison.result import (
     Comparison,
     Curve,
@@ -18,6 +19,7 @@ from mpt.comparison.result import (
 )
 
 __all__ = [
+    "MARGIN",
     "Comparison",
     "Curve",
     "Group",
@@ -29,4 +31,5 @@ __all__ = [
     "Spread",
     "Unreadable",
     "Verdict",
+    "compare",
 ]

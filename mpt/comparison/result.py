@@ -132,6 +132,7 @@ class Group:
         step_time_ms, throughput: over runs, of each run's median step and of examples a second.
         device_memory, host_memory: peaks, bytes.
         final, best: the compared metric.
+        target: its value that `seconds_to_target` waits for; None where there is none.
         seconds_to_target: wall time of training until the metric reached the target, s; of the
             runs that reached it.
         wall_seconds: of the whole run.
@@ -155,6 +156,7 @@ class Group:
     host_memory: Spread | None = None
     final: Spread | None = None
     best: Spread | None = None
+    target: float | None = None
     seconds_to_target: Spread | None = None
     wall_seconds: Spread | None = None
     skipped_steps: Spread | None = None
@@ -223,7 +225,9 @@ class Comparison:
     Attributes:
         metric: tag that is compared; None where no run has one.
         higher_is_better: of `metric`; None where unknown.
-        target: value of `metric` that `seconds_to_target` waits for, and where it comes from.
+        target: value of `metric` that `seconds_to_target` waits for; None where it is not the same
+            for all groups, which then have their own.
+        target_source: where it comes from.
         groups: baselines first, then from wide to narrow.
         pairings: every group that is not a baseline, in the order of `groups`.
         published: figures named by a recipe: source, and what it says, as rows of text.

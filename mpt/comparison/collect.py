@@ -1,0 +1,171 @@
+"""From paths to runs: what is a run, what is none, and why.
+
+A run is a folder with a report.json. A folder with `.hydra/` or metrics.jsonl and no report is a
+run that is still at work, or was killed. Hidden folders are not searched.
+"""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mpt.comparison.result import Run, Unreadable
+from mpt.errors import ConfigurationError
+from mpt.report import read
+from mpt.run_folder import METRICS, REPORT
+
+SWEEP = "sweep.json"
+NO_REPORT = "no report: still running, or killed"
+# What lies in a run's folder and holds no further run.
+_INSIDE = ("tensorboard", "checkpoints", "replay")
+_WHY_NO_REPORT = {
+    "invalid": "its configuration or input is wrong",
+    "not_run": "the sweep ended before it",
+}
+
+
+@dataclass
+class Collected:
+    """What was found, in the order of the paths.
+
+    Attributes:
+        runs: without their curves.
+        unreadable: what could not be read.
+        sweeps: folders of sweeps.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    sweeps: list[Path] = field(default_factory=list)
+
+
+def collect(paths: Sequence[str | Path]) -> Collected:
+    """Read the report of every run in `paths`.
+
+    Args:
+        paths: runs' folders, report files, sweeps' folders, folders above those, or globs.
+
+    Raises:
+        ConfigurationError: a path names nothing, or no run in them can be read.
+    """
+    found = Collected()
+    seen: set[Path] = set()
+    for path in [expanded for given in paths for expanded in _expand(given)]:
+        for place in _search(path, found):
+            real = place.resolve()
+            if real not in seen:
+                seen.add(real)
+                _read(place, found)
+    for sweep in found.sweeps:
+        _add_unreported(sweep, found)
+    if not found.runs:
+        _refuse(paths, found)
+    return found
+
+
+def _expand(given: str | Path) -> list[Path]:
+    path = Path(given).expanduser()
+    if path.exists():
+        return [path]
+    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
+    if not matches:
+        what = "Nothing matches this pattern." if glob.has_magic(str(path)) else "There is no such"
+        raise ConfigurationError(
+            what if what.endswith(".") else f"{what} file or folder.",
+            where=str(given),
+            remedy="name a run's folder, a sweep's, or one above them",
+        )
+    return [Path(match) for match in matches]
+
+
+def _search(path: Path, found: Collected) -> Iterator[Path]:
+    """Reports in and below `path`, and folders of runs without one."""
+    if path.is_file():
+        if path.name == SWEEP:
+            yield from _search(path.parent, found)
+        else:
+            yield path
+        return
+    for folder, folders, files in os.walk(path):
+        here = Path(folder)
+        if REPORT in files:
+            folders.clear()
+            yield here / REPORT
+            continue
+        if METRICS in files or ".hydra" in folders:
+            yield here
+        if SWEEP in files:
+            found.sweeps.append(here)
+        kept = [name for name in folders if not name.startswith(".") and name not in _INSIDE]
+        folders[:] = sorted(kept, key=_natural)
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """Order of names in which 10 follows 9."""
+    return (int(name) if name.isdecimal() else -1, name)
+
+
+def _read(place: Path, found: Collected) -> None:
+    if place.is_dir():
+        found.unreadable.append(Unreadable(place, NO_REPORT))
+        return
+    try:
+        report = read(place)
+        seed = report.config.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigurationError(f"The report holds a seed that is none: {seed!r}.")
+    except ConfigurationError as error:
+        # The place has a column of its own.
+        reason = " ".join(filter(None, [error.message, error.remedy and f"({error.remedy})"]))
+        found.unreadable.append(Unreadable(place, reason))
+        return
+    found.runs.append(Run(place.parent, report))
+
+
+def _add_unreported(sweep: Path, found: Collected) -> None:
+    """The jobs of a sweep that left no folder of a run: those that never came to be one."""
+    try:
+        jobs = orjson.loads((sweep / SWEEP).read_bytes())["jobs"]
+        rows = [(str(job["folder"]), str(job["status"]), job["overrides"]) for job in jobs]
+    except (OSError, ValueError, KeyError, TypeError):
+        found.unreadable.append(Unreadable(sweep / SWEEP, "not a sweep's list of jobs"))
+        return
+    known = {run.path.resolve() for run in found.runs}
+    known |= {each.path.resolve() for each in found.unreadable}
+    known |= {each.path.resolve().parent for each in found.unreadable}
+    for folder, status, overrides in rows:
+        if (sweep / folder).resolve() in known:
+            continue
+        reason = status.replace("_", " ")
+        if status in _WHY_NO_REPORT:
+            reason += f": {_WHY_NO_REPORT[status]}"
+        said = " ".join(str(each) for each in overrides)
+        found.unreadable.append(Unreadable(sweep / folder, f"{reason} ({said})"))
+
+
+def _refuse(paths: Sequence[str | Path], found: Collected) -> None:
+    named = ", ".join(str(path) for path in paths)
+    if not found.unreadable:
+        raise ConfigurationError(
+            "There is no run in these folders.",
+            where=named,
+            remedy="name a run's folder, one that holds report.json, a sweep's, or one above them",
+        )
+    shown = [f"{each.path}: {each.reason}" for each in found.unreadable[:5]]
+    more = len(found.unreadable) - len(shown)
+    raise ConfigurationError(
+        "No run can be read: " + "; ".join(shown) + (f"; and {more} more" if more else "") + ".",
+        where=named,
+    )
+
+
+def config_of(run: Run, dotted: str) -> Any:
+    """A key of a run's configuration; None where it has none."""
+    value: Any = run.report.config
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,75 @@
+"""The few tags of a run's metrics.jsonl that a comparison shows, read line by line."""
+
+from array import array
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mpt.comparison.result import Curve, Run
+from mpt.report import decode
+from mpt.run_folder import METRICS
+
+SKIPPED = "loss_scale/skipped_steps"
+ALWAYS = ("train/loss", "validation/loss", "loss_scale/scale")
+
+
+def read_curves(run: Run, metric: str | None) -> str | None:
+    """Fill `run.curves` and `run.skips`.
+
+    Args:
+        metric: the compared tag, read besides the usual ones.
+
+    Returns:
+        What is wrong with the file, in one sentence; what stands before it was read. None where
+        nothing is, and where there is no file.
+    """
+    tags = [*ALWAYS, *([metric] if metric and metric not in ALWAYS else [])]
+    steps = {tag: array("d") for tag in tags}
+    seconds = {tag: array("d") for tag in tags}
+    values = {tag: array("d") for tag in tags}
+    skipped, timed, problem = 0.0, True, None
+    path = run.path / METRICS
+    for number, row in _rows(path):
+        step, wall = (None, None) if row is None else (row.get("step"), row.get("wall_seconds"))
+        if row is None or not _is_number(step):
+            problem = f"{path}:{number} is no row of metrics; what follows was left out"
+            break
+        timed = timed and _is_number(wall)
+        for tag in tags:
+            value = decode(row.get(tag))
+            if _is_number(value):
+                steps[tag].append(step)
+                seconds[tag].append(wall if timed else 0.0)
+                values[tag].append(value)
+        count = row.get(SKIPPED)
+        if _is_number(count) and count > skipped:
+            run.skips.append(int(step))
+            skipped = count
+    run.curves = {
+        tag: Curve(steps[tag], seconds[tag] if timed else None, values[tag])
+        for tag in tags
+        if values[tag]
+    }
+    return problem
+
+
+def _rows(path: Path) -> Any:
+    """(line number, row or None where it is not one); a last line without its end is left out."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115, closed below
+    except OSError:
+        return
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                row = None
+            yield number, row if isinstance(row, dict) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

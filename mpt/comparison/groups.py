@@ -1,0 +1,255 @@
+"""Runs that differ in nothing but the seed, as groups with their figures."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpt.comparison import settings as settings_of
+from mpt.comparison.result import Group, Run, Spread
+from mpt.comparison.settings import Settings, flatten, text
+from mpt.comparison.statistics import spread
+from mpt.report.run_report import RunReport
+
+# From wide to narrow: the default baseline is the widest.
+WIDTH = (
+    "float64",
+    "float32",
+    "tf32",
+    "mixed_bfloat16",
+    "mixed_float16",
+    "bfloat16",
+    "float16",
+)
+NOT_RECORDED = "not recorded"
+
+
+def grouped(runs: Sequence[Run]) -> tuple[list[Group], dict[str, Settings]]:
+    """The groups in the order of their first runs, and all settings of each by its key.
+
+    A run that ended before it knew its device or data joins the group of its configuration.
+    """
+    flat = {id(run): flatten(run.report.config) for run in runs}
+    by_key: dict[tuple[str, str, str], list[Run]] = {}
+    partial: list[Run] = []
+    for run in runs:
+        if device_text(run.report) == NOT_RECORDED or run.report.data.fingerprint is None:
+            partial.append(run)
+        else:
+            by_key.setdefault(_identity(run, flat[id(run)]), []).append(run)
+    for run in partial:
+        mine = _identity(run, flat[id(run)])
+        same = [key for key in by_key if _fits(mine, key)]
+        by_key.setdefault(max(same, key=lambda k: len(by_key[k])) if same else mine, []).append(run)
+    position = {id(run): index for index, run in enumerate(runs)}
+    members = [sorted(each, key=lambda run: position[id(run)]) for each in by_key.values()]
+    members.sort(key=lambda each: position[id(each[0])])
+    all_settings = [flat[id(each[0])] for each in members]
+    varied = settings_of.differing(all_settings)
+    policies = [_policy(each) for each in members]
+    groups, full = [], {}
+    for each, mine, policy in zip(members, all_settings, policies, strict=True):
+        group = _group(each, policy, {key: mine.get(key) for key in varied})
+        groups.append(group)
+        full[group.key] = mine
+    _name(groups, settings_of.labels(all_settings, policies))
+    return groups, full
+
+
+def width(group: Group) -> int:
+    """Place of the group's policy from wide to narrow; one unknown comes last."""
+    return WIDTH.index(group.policy) if group.policy in WIDTH else len(WIDTH)
+
+
+def describe_metric(group: Group, metric: str) -> None:
+    """Fill what a group says of the compared metric."""
+    group.final = spread([value for _, value in final_values(group, metric)])
+    bests = [run.report.metrics.best for run in succeeded(group)]
+    group.best = spread(
+        [
+            best.value
+            for best in bests
+            if best is not None and best.name == metric and _is_finite(best.value)
+        ]
+    )
+
+
+def final_values(group: Group, metric: str) -> list[tuple[int, float]]:
+    """(seed, value after the last step) of the runs that succeeded and have a finite one."""
+    found = []
+    for run in succeeded(group):
+        value = run.report.metrics.final.get(metric)
+        if value is not None and math.isfinite(value):
+            found.append((run.seed, value))
+    return found
+
+
+def throughputs(group: Group) -> list[tuple[int, float]]:
+    """(seed, examples a second) of the runs that succeeded and measured it."""
+    measured = [(r.seed, r.report.throughput.examples_per_second) for r in succeeded(group)]
+    return [(seed, v) for seed, v in measured if v is not None and _is_finite(v) and v > 0]
+
+
+def succeeded(group: Group) -> list[Run]:
+    """The runs that came to their end."""
+    return [run for run in group.runs if run.succeeded]
+
+
+def device_text(report: RunReport) -> str:
+    """Kind, name and count: "cpu AMD EPYC", "gpu NVIDIA A100 x 4"."""
+    device = report.device
+    if device.kind is None and device.name is None:
+        return NOT_RECORDED
+    times = f" x {device.count}" if device.count and device.count > 1 else ""
+    return f"{device.kind or ''} {device.name or ''}".strip() + times
+
+
+def fingerprint(group: Group) -> str | None:
+    """Hash of the group's data; None where no run recorded it."""
+    found = [run.report.data.fingerprint for run in group.runs]
+    return next((each for each in found if each is not None), None)
+
+
+def cause(runs: Sequence[Run]) -> str:
+    """Why these runs, which failed alike, failed: "diverged: loss_not_finite at step 120"."""
+    report = runs[0].report
+    reason = report.reason
+    if reason is None:
+        return f"{report.status}: exit code {report.exit_code}"
+    steps = sorted(
+        run.report.reason.step
+        for run in runs
+        if run.report.reason is not None and run.report.reason.step is not None
+    )
+    what = report.status if reason.rule == report.status else f"{report.status}: {reason.rule}"
+    if not steps:
+        return what
+    if steps[0] == steps[-1]:
+        return f"{what} at step {steps[0]}"
+    return f"{what} at steps {steps[0]} to {steps[-1]}"
+
+
+def _identity(run: Run, flat: Settings) -> tuple[str, str, str]:
+    canonical = json.dumps({k: text(v) for k, v in flat.items()}, sort_keys=True)
+    hashed = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return hashed, device_text(run.report), run.report.data.fingerprint or ""
+
+
+def _fits(partial: tuple[str, str, str], whole: tuple[str, str, str]) -> bool:
+    """Whether a run that lacks its device or data may belong to a group."""
+    return (
+        partial[0] == whole[0]
+        and partial[1] in (NOT_RECORDED, whole[1])
+        and partial[2] in ("", whole[2])
+    )
+
+
+def _policy(runs: Sequence[Run]) -> str:
+    """The precision as it was used, by the first run that knows."""
+    for run in runs:
+        precision = run.report.precision
+        if precision.policy is None:
+            continue
+        if precision.policy == "float32" and (
+            precision.requested == "tf32" or (precision.tf32 and run.report.device.kind == "gpu")
+        ):
+            return "tf32"
+        return precision.policy
+    configured = runs[0].report.config.get("precision")
+    policy = configured.get("policy") if isinstance(configured, dict) else None
+    return runs[0].report.precision.requested or (policy if isinstance(policy, str) else "unknown")
+
+
+def _group(runs: list[Run], policy: str, varied: Settings) -> Group:
+    first = runs[0].report
+    device = next((t for r in runs if (t := device_text(r.report)) != NOT_RECORDED), NOT_RECORDED)
+    sizes = {run.report.training.batch_size for run in runs} - {None}
+    data = next((r.report.data.fingerprint for r in runs if r.report.data.fingerprint), "")
+    identity = "|".join((_identity(runs[0], flatten(first.config))[0], device, data))
+    group = Group(
+        key=hashlib.sha256(identity.encode()).hexdigest()[:12],
+        label="",
+        settings=varied,
+        policy=policy,
+        device=device,
+        batch_size=sizes.pop() if len(sizes) == 1 else None,
+        largest_batch=first.config.get("batch_size") == "max",
+        runs=runs,
+    )
+    _describe(group)
+    return group
+
+
+def _describe(group: Group) -> None:
+    """The figures of the runs that succeeded, and the causes of those that did not."""
+
+    def over(value: Callable[[RunReport], float | int | None]) -> Spread | None:
+        return _spread(value(run.report) for run in succeeded(group))
+
+    group.step_time_ms = over(
+        lambda r: r.throughput.step_time_ms.median if r.throughput.step_time_ms else None
+    )
+    group.throughput = over(lambda r: r.throughput.examples_per_second)
+    group.device_memory = over(lambda r: r.memory.device_peak_bytes)
+    group.host_memory = over(lambda r: r.memory.host_rss_peak_bytes)
+    group.wall_seconds = over(lambda r: r.wall_seconds.total)
+    group.loss_scale = over(lambda r: r.loss_scale.final)
+    # A run that was stopped for its skips is the one that tells of them.
+    group.skipped_steps = _spread(r.report.loss_scale.skipped_steps for r in group.runs)
+    failed: dict[tuple[str, str], list[Run]] = {}
+    for run in group.runs:
+        if not run.succeeded:
+            rule = run.report.reason.rule if run.report.reason else ""
+            failed.setdefault((run.report.status, rule), []).append(run)
+    for alike in failed.values():
+        group.failures[cause(alike)] = len(alike)
+    group.choices = _choices(group)
+    group.concurrent = any((r.report.device.concurrent_jobs or 1) > 1 for r in group.runs)
+
+
+def _spread(values: Any) -> Spread | None:
+    return spread([float(v) for v in values if v is not None and math.isfinite(v)])
+
+
+def _choices(group: Group) -> dict[str, str]:
+    """Settings that mpt chose, with the values it came to: the most frequent first."""
+    found = {}
+    for name in ("steps_per_execution", "jit_compile", "batch_size"):
+        chosen = [run for run in group.runs if name in run.report.execution.choice_reasons]
+        source = "training" if name == "batch_size" else "execution"
+        values = [getattr(getattr(run.report, source), name) for run in chosen]
+        counted = Counter(text(value) for value in values if value is not None)
+        if counted:
+            found[name] = ", ".join(value for value, _ in counted.most_common())
+    return found
+
+
+def _name(groups: list[Group], labels: list[str]) -> None:
+    """Set the labels; where settings are the same, by what else is different."""
+    for group, label in zip(groups, labels, strict=True):
+        group.label = label
+    tellers: tuple[Callable[[Group], str], ...] = (
+        lambda g: f"on {g.device}",
+        lambda g: f"with data {(fingerprint(g) or NOT_RECORDED)[:8]}",
+    )
+    for tell in tellers:
+        for alike in _same_label(groups):
+            if len({tell(group) for group in alike}) > 1:
+                for group in alike:
+                    group.label = f"{group.label} {tell(group)}"
+    for alike in _same_label(groups):
+        for number, group in enumerate(alike, start=1):
+            group.label = f"{group.label} ({number})"
+
+
+def _same_label(groups: list[Group]) -> list[list[Group]]:
+    by_label: dict[str, list[Group]] = {}
+    for group in groups:
+        by_label.setdefault(group.label, []).append(group)
+    return [alike for alike in by_label.values() if len(alike) > 1]
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

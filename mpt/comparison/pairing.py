@@ -1,0 +1,66 @@
+"""One group against its baseline."""
+
+from mpt.comparison import parity, speed
+from mpt.comparison.baseline import Full, Selector, differences
+from mpt.comparison.groups import fingerprint
+from mpt.comparison.result import Group, Pairing, Run, Spread
+from mpt.comparison.settings import text
+
+
+def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairing:
+    """Speed and memory, and what a reader must know; the metric is `compare_metric`'s."""
+    pairing = Pairing(group, baseline)
+    speed.judge(pairing)
+    pairing.memory_ratio = _ratio(group.device_memory, baseline.device_memory)
+    pairing.host_memory_ratio = _ratio(group.host_memory, baseline.host_memory)
+    pairing.notes = _notes(group, baseline, full, selector)
+    return pairing
+
+
+def compare_metric(
+    pairing: Pairing, tag: str, points: float, higher_is_better: bool | None
+) -> None:
+    """Fill `parity`, or note why there is none."""
+    pairing.parity, obstacle = parity.judge(
+        pairing.group, pairing.baseline, tag, points, higher_is_better
+    )
+    if obstacle:
+        pairing.notes.append(obstacle)
+
+
+def _ratio(ours: Spread | None, theirs: Spread | None) -> float | None:
+    if ours is None or theirs is None or not theirs.median:
+        return None
+    return ours.median / theirs.median
+
+
+def _notes(group: Group, baseline: Group, full: Full, selector: Selector) -> list[str]:
+    notes = []
+    mine, theirs = full[group.key], full[baseline.key]
+    for key in differences(group, baseline, full, selector):
+        if key == "device":
+            notes.append(f"other device: {group.device}, the baseline on {baseline.device}")
+        elif key == "data":
+            hashes = [(fingerprint(each) or "not recorded")[:8] for each in (group, baseline)]
+            notes.append(f"other data: fingerprint {hashes[0]}, the baseline's {hashes[1]}")
+        else:
+            ours, other = text(mine.get(key)), text(theirs.get(key))
+            notes.append(f"other settings: {key}={ours}, the baseline's {other}")
+    if group.batch_size != baseline.batch_size:
+        sizes = [str(each.batch_size or "not recorded") for each in (group, baseline)]
+        both = group.largest_batch and baseline.largest_batch
+        kind = "each the largest that fits" if both else "not the same"
+        notes.append(f"batch sizes {sizes[0]} and {sizes[1]}, {kind}")
+    for name in sorted(group.choices.keys() & baseline.choices.keys() - {"batch_size"}):
+        ours, other = group.choices[name], baseline.choices[name]
+        if ours != other:
+            notes.append(f"{name} was chosen: {ours}, for the baseline {other}")
+    for what, version in (("TensorFlow", "tensorflow"), ("Keras", "keras"), ("host", "host")):
+        ours, other = _versions(group.runs, version), _versions(baseline.runs, version)
+        if ours and other and ours != other:
+            notes.append(f"other {what}: {', '.join(ours)}, the baseline {', '.join(other)}")
+    return notes
+
+
+def _versions(runs: list[Run], name: str) -> list[str]:
+    return sorted({str(v) for run in runs if (v := getattr(run.report.environment, name))})

@@ -1,0 +1,125 @@
+"""Is the metric the same? A paired-t interval and an equivalence test."""
+
+from mpt.comparison.groups import final_values, fingerprint, succeeded
+from mpt.comparison.result import Group, Parity
+from mpt.comparison.statistics import difference
+from mpt.report.monitor import HIGHER_IS_BETTER, monitored
+from mpt.report.numbers import number
+
+SEEDS = 5
+LEVEL = 0.05
+# Higher is better, and not a share between 0 and 1.
+_UNBOUNDED = ("examples_per_second", "r2", "true_")
+_LOWER_IS_BETTER = (
+    "crossentropy",
+    "divergence",
+    "entropy",
+    "error",
+    "false_",
+    "hinge",
+    "loss",
+    "mae",
+    "mape",
+    "mse",
+    "msle",
+    "perplexity",
+    "poisson",
+    "rmse",
+)
+
+
+def direction(tag: str, mode: str) -> bool | None:
+    """Whether higher is better; None where neither the mode nor the name says so."""
+    if mode in ("min", "max"):
+        return mode == "max"
+    if monitored(tag, "auto") == "max":
+        return True
+    name = tag.rsplit("/", 1)[-1].lower()
+    return False if any(word in name for word in _LOWER_IS_BETTER) else None
+
+
+def is_share(tag: str) -> bool:
+    """Whether the metric lies between 0 and 1, so that its differences are told in points."""
+    name = tag.rsplit("/", 1)[-1].lower()
+    return (
+        not name.endswith("loss")
+        and any(word in name for word in HIGHER_IS_BETTER)
+        and not any(word in name for word in _UNBOUNDED)
+    )
+
+
+def margin_of(tag: str, points: float, baseline: Group) -> float:
+    """Largest difference that counts as none, in the metric's own unit.
+
+    Of a share: `points` hundredths, and never less than one example. Of any other metric: `points`
+    percent of the baseline's mean.
+    """
+    if is_share(tag):
+        return max(points / 100, _one_example(tag, baseline))
+    values = [value for _, value in final_values(baseline, tag)]
+    return points / 100 * abs(sum(values) / len(values)) if values else 0.0
+
+
+def judge(
+    group: Group, baseline: Group, tag: str, points: float, higher_is_better: bool | None
+) -> tuple[Parity | None, str | None]:
+    """The parity of `tag`, or why there is none."""
+    name = tag.rsplit("/", 1)[-1]
+    if fingerprint(group) != fingerprint(baseline):
+        return None, f"{name} is not compared: other data"
+    ours, theirs = final_values(group, tag), final_values(baseline, tag)
+    found = difference(ours, theirs)
+    if found is None:
+        lacking = group.label if not ours else baseline.label
+        return None, f"{name} is not compared: {lacking} has no finite {tag}"
+    margin = margin_of(tag, points, baseline)
+    interval = found.interval()
+    p_value = found.equivalence(margin) if found.count >= SEEDS else None
+    lost = _not_finite(group, tag) + _not_finite(baseline, tag)
+    said = _signed(interval.estimate, tag)
+    limit = _amount(margin, tag)
+    if p_value is None:
+        outcome = "not_enough_seeds"
+        text = f"{name} {said}: not enough seeds to say: {found.count} of {SEEDS}"
+    elif lost:
+        outcome, text = "unclear", f"{name} unclear: {lost} runs ended with NaN or Infinity"
+    elif p_value < LEVEL:
+        outcome = "same"
+        text = f"{name} the same within {limit} ({said}, p {p_value:.2g}, {found.count} seeds)"
+    else:
+        outcome = _sign(interval.low, interval.high, higher_is_better)
+        assert interval.low is not None
+        assert interval.high is not None
+        ends = f"{_signed(interval.low, tag)} to {_signed(interval.high, tag)}"
+        text = f"{name} {outcome}: {said} (95% interval {ends}, margin {limit})"
+    return Parity(tag, interval, margin, p_value, outcome, text), None
+
+
+def _sign(low: float | None, high: float | None, higher_is_better: bool | None) -> str:
+    assert low is not None
+    assert high is not None
+    if low <= 0 <= high:
+        return "unclear"
+    if higher_is_better is None:
+        return "different"
+    return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def _one_example(tag: str, group: Group) -> float:
+    part = "train_examples" if tag.startswith("train/") else "validation_examples"
+    counts = [getattr(run.report.data, part) for run in group.runs]
+    known = [count for count in counts if count]
+    return 1 / min(known) if known else 0.0
+
+
+def _not_finite(group: Group, tag: str) -> int:
+    recorded = [run for run in succeeded(group) if tag in run.report.metrics.final]
+    return len(recorded) - len(final_values(group, tag))
+
+
+def _amount(value: float, tag: str) -> str:
+    return f"{100 * value:.2g} points" if is_share(tag) else number(value)
+
+
+def _signed(value: float, tag: str) -> str:
+    return f"{100 * value:+.2f} points" if is_share(tag) else f"{value:+.3g}"

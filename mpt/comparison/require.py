@@ -1,0 +1,159 @@
+"""What must hold, as on the command line: "speedup>=1.2,parity,memory<=0.6"."""
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mpt.comparison.result import Comparison, Group, Pairing, Requirement
+from mpt.errors import ConfigurationError
+from mpt.report.numbers import number
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+QUANTITIES = ("speedup", "memory", "host_memory", "skipped", "failures")
+PARITY = "parity"
+GRAMMAR = [*(f"{name}{'>=' if name == 'speedup' else '<='}N" for name in QUANTITIES), PARITY]
+_WHERE = "--require"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One part of the expression.
+
+    Attributes:
+        text: as it was given.
+        label: the group that it is asked of; empty: of every one that has a baseline.
+        name: of QUANTITIES, or parity.
+        operator, bound: of a quantity.
+    """
+
+    text: str
+    label: str
+    name: str
+    operator: str = ""
+    bound: float = 0.0
+
+
+def parse(expression: str | None) -> list[Demand]:
+    """The parts of an expression.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if expression is None:
+        return []
+    return [_demand(part.strip()) for part in expression.split(",")]
+
+
+def check(demands: list[Demand], comparison: Comparison) -> list[Requirement]:
+    """Whether each holds of each pairing it is asked of; what was not measured does not hold.
+
+    Raises:
+        ConfigurationError: a label names no group that is held against a baseline.
+    """
+    found = []
+    for demand in demands:
+        chosen = [p for p in comparison.pairings if _concerns(demand, p.group)]
+        if not chosen and demand.label:
+            raise ConfigurationError(
+                f"No group {demand.label!r} is held against a baseline",
+                where=_WHERE,
+                allowed=[p.group.label for p in comparison.pairings] or ["none: one group only"],
+                value=demand.label,
+            )
+        if not chosen:
+            detail = "there is one group only, and nothing to hold it against"
+            found.append(Requirement(demand.text, False, detail))
+        for pairing in chosen:
+            met, detail = _holds(demand, pairing, comparison)
+            found.append(Requirement(demand.text, met, f"{pairing.group.label}: {detail}"))
+    return found
+
+
+def _demand(part: str) -> Demand:
+    match = re.fullmatch(r"(?:(.+):)?\s*([a-z_]+)\s*(?:(>=|<=|>|<)\s*(\S+))?", part)
+    if match is None:
+        raise ConfigurationError(
+            f"{part!r} is no requirement", where=_WHERE, allowed=GRAMMAR, value=part
+        )
+    label, name, sign, bound = match.groups()
+    if name not in (*QUANTITIES, PARITY):
+        raise ConfigurationError(
+            f"{name!r} cannot be required",
+            where=_WHERE,
+            allowed=GRAMMAR,
+            value=name if sign is None else f"{name}{sign}N",
+        )
+    if name == PARITY:
+        if sign is not None:
+            raise ConfigurationError(
+                "parity takes no number: its margin is --margin's",
+                where=_WHERE,
+                allowed=[PARITY],
+            )
+        return Demand(part, (label or "").strip(), name)
+    try:
+        value = float(bound)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{part!r} needs a comparison with a number",
+            where=_WHERE,
+            allowed=[each for each in GRAMMAR if each.startswith(name)],
+        ) from None
+    return Demand(part, (label or "").strip(), name, sign, value)
+
+
+def _concerns(demand: Demand, group: Group) -> bool:
+    return not demand.label or demand.label in (group.label, group.policy)
+
+
+def _holds(demand: Demand, pairing: Pairing, comparison: Comparison) -> tuple[bool, str]:
+    if demand.name == PARITY:
+        if pairing.parity is None:
+            return False, "the metric was not compared"
+        return pairing.parity.outcome in ("same", "better"), pairing.parity.text
+    if demand.name == "speedup":
+        return _speedup(demand, pairing)
+    value, detail = _measured(demand.name, pairing, comparison)
+    if value is None:
+        return False, detail
+    return OPERATORS[demand.operator](value, demand.bound), detail
+
+
+def _speedup(demand: Demand, pairing: Pairing) -> tuple[bool, str]:
+    """The estimate must be there; one that its interval does not tell from 1 proves no gain."""
+    ratio = pairing.speedup
+    if ratio is None:
+        return False, pairing.speed_text
+    met = OPERATORS[demand.operator](ratio.estimate, demand.bound)
+    claims_gain = demand.operator in (">", ">=") and demand.bound > 1
+    if claims_gain and ratio.low is not None and ratio.low <= 1:
+        met = False
+    return met, pairing.speed_text
+
+
+def _measured(name: str, pairing: Pairing, comparison: Comparison) -> tuple[float | None, str]:
+    """The value, and what it is; None with the reason where there is none."""
+    group = pairing.group
+    if name in ("memory", "host_memory"):
+        ratio = pairing.memory_ratio if name == "memory" else pairing.host_memory_ratio
+        kind = "device memory" if name == "memory" else "host memory"
+        if ratio is None:
+            return None, f"{kind} was not measured"
+        return ratio, f"{ratio:.2f} of the baseline's {kind}"
+    if name == "skipped":
+        if group.skipped_steps is None:
+            return None, "skipped steps were not counted"
+        return group.skipped_steps.high, f"at most {number(group.skipped_steps.high)} skipped steps"
+    failed = sum(group.failures.values())
+    causes = "; ".join(f"{count} {cause}" for cause, count in group.failures.items())
+    detail = f"{failed} of {len(group.runs)} runs failed" + (f" ({causes})" if causes else "")
+    lost = len(comparison.unreadable)
+    if lost:
+        detail += f"; {lost} without a report that can be read"
+    return failed + lost, detail

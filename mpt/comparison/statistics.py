@@ -1,0 +1,114 @@
+"""Spreads, confidence intervals and the equivalence test, for a handful of values each.
+
+Student's t throughout: of paired differences where runs pair up by seed, else Welch's (B. L. Welch,
+"The generalization of 'Student's' problem", Biometrika 34, 1947). Equivalence by two one-sided
+tests (D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). scipy.special is all that is taken
+of scipy: scipy.stats takes a second to import.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, variance
+
+from scipy.special import stdtr, stdtrit
+
+from mpt.comparison.result import Interval, Spread
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means, and how well it is known.
+
+    Attributes:
+        estimate: group minus baseline.
+        standard_error: NaN where there is one value.
+        degrees: of freedom.
+        count: pairs, or the smaller side's values.
+        paired: the values were paired.
+    """
+
+    estimate: float
+    standard_error: float
+    degrees: float
+    count: int
+    paired: bool
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The confidence interval; without ends where there is one value only."""
+        if math.isnan(self.standard_error):
+            return Interval(self.estimate, None, None, level, self.count, self.paired)
+        half = self.standard_error * _quantile(self.degrees, (1 + level) / 2)
+        low, high = self.estimate - half, self.estimate + half
+        return Interval(self.estimate, low, high, level, self.count, self.paired)
+
+    def equivalence(self, margin: float) -> float | None:
+        """The p-value of TOST: small where the difference lies within +- margin.
+
+        None where there is one value only.
+        """
+        if math.isnan(self.standard_error):
+            return None
+        if self.standard_error == 0:
+            return 0.0 if abs(self.estimate) < margin else 1.0
+        above = (self.estimate + margin) / self.standard_error
+        below = (self.estimate - margin) / self.standard_error
+        return float(max(stdtr(self.degrees, -above), stdtr(self.degrees, below)))
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Median and range; None where there is no value."""
+    if not values:
+        return None
+    return Spread(median(values), min(values), max(values), tuple(values))
+
+
+def paired(differences: Sequence[float]) -> Difference:
+    """The mean of paired differences; at least one."""
+    count = len(differences)
+    error = math.sqrt(variance(differences) / count) if count > 1 else math.nan
+    return Difference(fmean(differences), error, count - 1, count, paired=True)
+
+
+def welch(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """The difference of two means, at least one value each."""
+    estimate = fmean(values) - fmean(baseline)
+    count = min(len(values), len(baseline))
+    if count < 2:
+        return Difference(estimate, math.nan, math.nan, count, paired=False)
+    parts = [variance(side) / len(side) for side in (values, baseline)]
+    total = sum(parts)
+    if total == 0:
+        return Difference(estimate, 0.0, 2 * count - 2, count, paired=False)
+    sizes = (len(values), len(baseline))
+    degrees = total**2 / sum(p**2 / (n - 1) for p, n in zip(parts, sizes, strict=True))
+    return Difference(estimate, math.sqrt(total), degrees, count, paired=False)
+
+
+def difference(
+    values: Sequence[tuple[int, float]], baseline: Sequence[tuple[int, float]]
+) -> Difference | None:
+    """Two groups of (seed, value): paired by seed where two seeds or more agree, else Welch's.
+
+    A seed that ran several times counts once, by its mean. None where a side is empty.
+    """
+    if not values or not baseline:
+        return None
+    ours, theirs = _by_seed(values), _by_seed(baseline)
+    common = sorted(ours.keys() & theirs.keys())
+    if len(common) > 1 or (common and len(ours) == len(theirs) == 1):
+        return paired([ours[seed] - theirs[seed] for seed in common])
+    return welch([value for _, value in values], [value for _, value in baseline])
+
+
+def _by_seed(values: Sequence[tuple[int, float]]) -> dict[int, float]:
+    found: dict[int, list[float]] = {}
+    for seed, value in values:
+        found.setdefault(seed, []).append(value)
+    return {seed: fmean(several) for seed, several in found.items()}
+
+
+def _quantile(degrees: float, probability: float) -> float:
+    return float(stdtrit(degrees, probability))

@@ -1,0 +1,130 @@
+"""The answer in a sentence, never stronger than the evidence, and the reasons behind it."""
+
+from mpt.comparison.groups import succeeded
+from mpt.comparison.result import Group, Pairing, Verdict
+
+# Memory saved that is worth a recommendation of its own.
+LEAN = 0.9
+# Ratios of memory within this of 1 are told as the same.
+SAME_MEMORY = 0.02
+
+
+def verdict(baseline: Group, pairings: list[Pairing], scope: str) -> Verdict:
+    """What to use, of a baseline and the groups that are held against it."""
+    reasons = [reason for pairing in pairings for reason in _reasons(pairing)]
+    if not pairings:
+        said = f"nothing to compare {baseline.label} with"
+        return Verdict(said, _failures(baseline), scope)
+    if not succeeded(baseline):
+        said = f"no answer: no run of the baseline, {baseline.label}, came to its end"
+        return Verdict(said, _failures(baseline) + reasons, scope)
+    reasons = _failures(baseline) + reasons
+    sound = [pairing for pairing in pairings if not pairing.group.failures]
+    proven = [p for p in sound if p.speed == "faster" and _is_kept(p)]
+    if proven:
+        best = max(proven, key=_ratio)
+        said = f"use {best.group.label}: {_summary(best)}"
+        return Verdict(said, reasons, scope, best.group.label)
+    lean = [p for p in sound if p.speed == "same" and _is_kept(p) and (_memory(p) or 1) <= LEAN]
+    if lean:
+        best = min(lean, key=lambda p: _memory(p) or 1)
+        said = f"use {best.group.label} where memory counts: {_summary(best)}"
+        return Verdict(said, reasons, scope, best.group.label)
+    undecided = [p for p in sound if not _is_refuted(p)]
+    if undecided:
+        best = max(undecided, key=lambda p: (p.speed == "faster", _ratio(p)))
+        said = f"no answer yet on {best.group.label}: {_summary(best)}"
+        return Verdict(said, reasons, scope)
+    against = "; ".join(f"{p.group.label} {_refutation(p)}" for p in pairings)
+    return Verdict(f"stay with {baseline.label}: {against}", reasons, scope, baseline.label)
+
+
+def memory_text(pairing: Pairing) -> str:
+    """ "41% less memory"; of the host where the device's was not measured."""
+    ratio, kind = pairing.memory_ratio, "memory"
+    if ratio is None:
+        ratio, kind = pairing.host_memory_ratio, "host memory"
+    if ratio is None:
+        return "memory not measured"
+    if abs(ratio - 1) <= SAME_MEMORY:
+        return f"the same {kind}"
+    return f"{abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'} {kind}"
+
+
+def _summary(pairing: Pairing) -> str:
+    return ", ".join([_speed(pairing), memory_text(pairing), _metric(pairing)])
+
+
+def _speed(pairing: Pairing) -> str:
+    ratio = pairing.speedup
+    if ratio is None:
+        return pairing.speed_text
+    if ratio.low is None:
+        return f"{_times(ratio.estimate)} in one run each, which measures no spread"
+    if pairing.speed in ("faster", "slower"):
+        return _times(ratio.estimate)
+    return "as fast" if pairing.speed == "same" else f"speed unclear ({_times(ratio.estimate)})"
+
+
+def _times(ratio: float) -> str:
+    """A ratio of speeds: "1.8 times faster", "1.3 times slower"."""
+    factor, word = (ratio, "faster") if ratio >= 1 else (1 / ratio, "slower")
+    return f"{factor:.2g} times {word}" if factor >= 1.15 else f"{factor - 1:.0%} {word}"
+
+
+def _metric(pairing: Pairing) -> str:
+    if pairing.parity is None:
+        return "no metric compared"
+    name = pairing.parity.tag.rsplit("/", 1)[-1]
+    if pairing.parity.outcome == "same":
+        return f"{name} the same within seed noise"
+    if pairing.parity.outcome == "not_enough_seeds":
+        return f"{name}: not enough seeds to say ({pairing.parity.difference.count} of 5)"
+    return f"{name} {pairing.parity.outcome}"
+
+
+def _is_kept(pairing: Pairing) -> bool:
+    return pairing.parity is not None and pairing.parity.outcome in ("same", "better")
+
+
+def _is_refuted(pairing: Pairing) -> bool:
+    """Whether the evidence is against it: more would not be asked for."""
+    if pairing.parity is not None and pairing.parity.outcome == "worse":
+        return True
+    return pairing.speed in ("slower", "same") and (_memory(pairing) or 1) > LEAN
+
+
+def _refutation(pairing: Pairing) -> str:
+    group = pairing.group
+    if group.failures:
+        failed = sum(group.failures.values())
+        return f"failed in {failed} of {len(group.runs)} runs ({'; '.join(group.failures)})"
+    if pairing.parity is not None and pairing.parity.outcome == "worse":
+        return f"has a worse {pairing.parity.text.split(':', 1)[0].removesuffix(' worse')}"
+    said = "is as fast" if pairing.speed == "same" else f"is {_speed(pairing)}"
+    return f"{said}, with {memory_text(pairing)}"
+
+
+def _memory(pairing: Pairing) -> float | None:
+    return pairing.host_memory_ratio if pairing.memory_ratio is None else pairing.memory_ratio
+
+
+def _ratio(pairing: Pairing) -> float:
+    return pairing.speedup.estimate if pairing.speedup is not None else 0.0
+
+
+def _reasons(pairing: Pairing) -> list[str]:
+    label = pairing.group.label
+    said = [f"{label}: {pairing.speed_text}", f"{label}: {memory_text(pairing)}"]
+    if pairing.parity is not None:
+        said.append(f"{label}: {pairing.parity.text}")
+    said += _failures(pairing.group)
+    said += [f"{label}: {reason}" for reason in pairing.why_not_faster]
+    return said
+
+
+def _failures(group: Group) -> list[str]:
+    return [
+        f"{group.label}: {count} of {len(group.runs)} runs failed, {cause}"
+        for cause, count in group.failures.items()
+    ]
