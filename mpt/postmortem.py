@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,19 @@ def write(
     content.artifacts = {k: name for k, name in artifacts.items() if (folder / name).exists()}
     with RunFolder(folder) as run:
         run.write_json(REPORT, content.to_json())
+    if (folder / TENSORBOARD).is_dir():
+        with suppress(OSError):  # a full disk, say: the report is there
+            _end_session(folder, content)
+
+
+def _end_session(folder: Path, content: RunReport) -> None:
+    """Tell TensorBoard's HParams page that the run failed, in an event file of its own."""
+    # Here, for it takes half a second to import.
+    from mpt.telemetry import hparams
+    from mpt.telemetry.tensorboard import Board
+
+    with Board(folder / TENSORBOARD) as board:
+        hparams.end(board, content)
 
 
 def _cause(code: int, oom_suspected: bool, step: int | None) -> tuple[str, report.Reason]:

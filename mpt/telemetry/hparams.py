@@ -27,8 +27,8 @@ SKIPPED = "loss_scale/skipped_steps"
 THROUGHPUT = "report/examples_per_second"
 DEVICE_MEMORY = "report/device_peak_mib"
 HOST_MEMORY = "report/host_rss_peak_mib"
-# Names of the run and its files: not settings that make a difference.
-LEFT_OUT = ("name", "run_dir", "resume", "recipe", "published")
+# What names the run and its files, or says what is written: nothing that training depends on.
+LEFT_OUT = ("name", "run_dir", "resume", "recipe", "published", "telemetry")
 # What the choice of a group sets, by which runs of that group are told apart.
 NAMED_BY = {
     "model": "model.name",
@@ -91,13 +91,14 @@ def end(board: Board, result: RunReport) -> None:
 def settings(result: RunReport) -> dict[str, Value]:
     """The configuration as flat keys, with what was chosen in the place of `auto` and `max`.
 
-    A setting that is null is left out; a list is its JSON text.
+    A setting that is null is left out, and so is a group's builder of ours, which its name tells;
+    a list is its JSON text.
     """
     config = {key: value for key, value in result.config.items() if key not in LEFT_OUT}
     values = dict(_flatten(config))
+    requested, policy = result.precision.requested, result.precision.policy
     chosen = {
-        "precision.policy": result.precision.policy,
-        "precision.tf32": result.precision.tf32,
+        "precision.policy": policy if requested == "auto" else requested,
         "loss_scale.mode": result.loss_scale.mode,
         "batch_size": result.training.batch_size,
     }
@@ -107,6 +108,8 @@ def settings(result: RunReport) -> dict[str, Value]:
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
     for key, value in node.items():
         name = as_text(f"{prefix}{key}")
+        if key == "_target_" and str(value).startswith("mpt."):
+            continue
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{name}.")
         elif isinstance(value, bool | int):

@@ -27,8 +27,7 @@ DASHBOARD: dict[str, dict[str, tuple[str, ...]]] = {
         "loss scale": (r"^loss_scale/scale$",),
         "skipped steps": (r"^loss_scale/skipped_steps$",),
         "examples a second": (r"^throughput/examples_per_second$",),
-        "device memory (bytes)": (r"^memory/device_peak_bytes$", r"^memory/device_in_use_bytes$"),
-        "host memory (bytes)": (r"^memory/host_rss_bytes$",),
+        "memory (bytes)": (r"^memory/device_(peak|in_use)_bytes$", r"^memory/host_rss_bytes$"),
     },
     "Training": {
         "loss": (r"^(train|validation)/loss$",),
