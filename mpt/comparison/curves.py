@@ -1,8 +1,9 @@
 """The few tags of a run's metrics.jsonl that a comparison shows, read line by line."""
 
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -31,16 +32,17 @@ def read_curves(run: Run, metric: str | None) -> str | None:
     skipped, timed, problem = 0.0, True, None
     path = run.path / METRICS
     for number, row in _rows(path):
-        step, wall = (None, None) if row is None else (row.get("step"), row.get("wall_seconds"))
+        step = None if row is None else row.get("step")
         if row is None or not _is_number(step):
             problem = f"{path}:{number} is no row of metrics; what follows was left out"
             break
+        wall = row.get("wall_seconds")
         timed = timed and _is_number(wall)
         for tag in tags:
             value = decode(row.get(tag))
             if _is_number(value):
                 steps[tag].append(step)
-                seconds[tag].append(wall if timed else 0.0)
+                seconds[tag].append(wall if _is_number(wall) else 0.0)
                 values[tag].append(value)
         count = row.get(SKIPPED)
         if _is_number(count) and count > skipped:
@@ -54,7 +56,7 @@ def read_curves(run: Run, metric: str | None) -> str | None:
     return problem
 
 
-def _rows(path: Path) -> Any:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """(line number, row or None where it is not one); a last line without its end is left out."""
     try:
         file = open(path, "rb")  # noqa: SIM115, closed below
@@ -71,5 +73,5 @@ def _rows(path: Path) -> Any:
             yield number, row if isinstance(row, dict) else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

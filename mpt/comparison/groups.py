@@ -24,6 +24,7 @@ WIDTH = (
     "float16",
 )
 NOT_RECORDED = "not recorded"
+AS_CONFIGURED = "as configured"  # the reason of a choice that the user made
 
 
 def grouped(runs: Sequence[Run]) -> tuple[list[Group], dict[str, Settings]]:
@@ -49,11 +50,12 @@ def grouped(runs: Sequence[Run]) -> tuple[list[Group], dict[str, Settings]]:
     all_settings = [flat[id(each[0])] for each in members]
     varied = settings_of.differing(all_settings)
     policies = [_policy(each) for each in members]
-    groups, full = [], {}
-    for each, mine, policy in zip(members, all_settings, policies, strict=True):
-        group = _group(each, policy, {key: mine.get(key) for key in varied})
+    groups: list[Group] = []
+    full: dict[str, Settings] = {}
+    for each, own, policy in zip(members, all_settings, policies, strict=True):
+        group = _group(each, policy, {key: own.get(key) for key in varied})
         groups.append(group)
-        full[group.key] = mine
+        full[group.key] = own
     _name(groups, settings_of.labels(all_settings, policies))
     return groups, full
 
@@ -67,13 +69,8 @@ def describe_metric(group: Group, metric: str) -> None:
     """Fill what a group says of the compared metric."""
     group.final = spread([value for _, value in final_values(group, metric)])
     bests = [run.report.metrics.best for run in succeeded(group)]
-    group.best = spread(
-        [
-            best.value
-            for best in bests
-            if best is not None and best.name == metric and _is_finite(best.value)
-        ]
-    )
+    values = (best.value for best in bests if best is not None and best.name == metric)
+    group.best = spread([value for value in values if value is not None and math.isfinite(value)])
 
 
 def final_values(group: Group, metric: str) -> list[tuple[int, float]]:
@@ -89,7 +86,7 @@ def final_values(group: Group, metric: str) -> list[tuple[int, float]]:
 def throughputs(group: Group) -> list[tuple[int, float]]:
     """(seed, examples a second) of the runs that succeeded and measured it."""
     measured = [(r.seed, r.report.throughput.examples_per_second) for r in succeeded(group)]
-    return [(seed, v) for seed, v in measured if v is not None and _is_finite(v) and v > 0]
+    return [(seed, v) for seed, v in measured if v is not None and math.isfinite(v) and v > 0]
 
 
 def succeeded(group: Group) -> list[Run]:
@@ -217,7 +214,8 @@ def _choices(group: Group) -> dict[str, str]:
     """Settings that mpt chose, with the values it came to: the most frequent first."""
     found = {}
     for name in ("steps_per_execution", "jit_compile", "batch_size"):
-        chosen = [run for run in group.runs if name in run.report.execution.choice_reasons]
+        reasons = [(run, run.report.execution.choice_reasons.get(name)) for run in group.runs]
+        chosen = [run for run, reason in reasons if reason not in (None, AS_CONFIGURED)]
         source = "training" if name == "batch_size" else "execution"
         values = [getattr(getattr(run.report, source), name) for run in chosen]
         counted = Counter(text(value) for value in values if value is not None)
@@ -249,7 +247,3 @@ def _same_label(groups: list[Group]) -> list[list[Group]]:
     for group in groups:
         by_label.setdefault(group.label, []).append(group)
     return [alike for alike in by_label.values() if len(alike) > 1]
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

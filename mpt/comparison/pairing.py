@@ -4,7 +4,7 @@ from mpt.comparison import parity, speed
 from mpt.comparison.baseline import Full, Selector, differences
 from mpt.comparison.groups import fingerprint
 from mpt.comparison.result import Group, Pairing, Run, Spread
-from mpt.comparison.settings import text
+from mpt.comparison.settings import MAIN, section, text
 
 
 def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairing:
@@ -37,7 +37,11 @@ def _ratio(ours: Spread | None, theirs: Spread | None) -> float | None:
 def _notes(group: Group, baseline: Group, full: Full, selector: Selector) -> list[str]:
     notes = []
     mine, theirs = full[group.key], full[baseline.key]
-    for key in differences(group, baseline, full, selector):
+    others = differences(group, baseline, full, selector)
+    named = {section(key) for key in others if key in MAIN.values()}
+    for key in others:
+        if section(key) in named and key not in MAIN.values():
+            continue  # another model has other settings of its own
         if key == "device":
             notes.append(f"other device: {group.device}, the baseline on {baseline.device}")
         elif key == "data":
@@ -55,12 +59,14 @@ def _notes(group: Group, baseline: Group, full: Full, selector: Selector) -> lis
         ours, other = group.choices[name], baseline.choices[name]
         if ours != other:
             notes.append(f"{name} was chosen: {ours}, for the baseline {other}")
-    for what, version in (("TensorFlow", "tensorflow"), ("Keras", "keras"), ("host", "host")):
-        ours, other = _versions(group.runs, version), _versions(baseline.runs, version)
-        if ours and other and ours != other:
-            notes.append(f"other {what}: {', '.join(ours)}, the baseline {', '.join(other)}")
+    for what, key in (("TensorFlow", "tensorflow"), ("Keras", "keras"), ("host", "host")):
+        here, there = (_environment(each.runs, key) for each in (group, baseline))
+        if here and there and here != there:
+            notes.append(f"other {what}: {here}, the baseline {there}")
     return notes
 
 
-def _versions(runs: list[Run], name: str) -> list[str]:
-    return sorted({str(v) for run in runs if (v := getattr(run.report.environment, name))})
+def _environment(runs: list[Run], name: str) -> str:
+    """The values of a key of the environment, as text; empty where none is recorded."""
+    values = {getattr(run.report.environment, name) for run in runs}
+    return ", ".join(sorted(str(value) for value in values if value))

@@ -3,15 +3,13 @@
 Student's t throughout: of paired differences where runs pair up by seed, else Welch's (B. L. Welch,
 "The generalization of 'Student's' problem", Biometrika 34, 1947). Equivalence by two one-sided
 tests (D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). scipy.special is all that is taken
-of scipy: scipy.stats takes a second to import.
+of scipy, since scipy.stats takes a second to import; and only when needed, for --help must not wait.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, variance
-
-from scipy.special import stdtr, stdtrit
 
 from mpt.comparison.result import Interval, Spread
 
@@ -55,7 +53,7 @@ class Difference:
             return 0.0 if abs(self.estimate) < margin else 1.0
         above = (self.estimate + margin) / self.standard_error
         below = (self.estimate - margin) / self.standard_error
-        return float(max(stdtr(self.degrees, -above), stdtr(self.degrees, below)))
+        return max(_below(self.degrees, -above), _below(self.degrees, below))
 
 
 def spread(values: Sequence[float]) -> Spread | None:
@@ -111,4 +109,13 @@ def _by_seed(values: Sequence[tuple[int, float]]) -> dict[int, float]:
 
 
 def _quantile(degrees: float, probability: float) -> float:
+    from scipy.special import stdtrit
+
     return float(stdtrit(degrees, probability))
+
+
+def _below(degrees: float, value: float) -> float:
+    """Probability of Student's t below `value`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(degrees, value))
