@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import orjson
 
@@ -12,6 +12,7 @@ from mpt.report import decode
 from mpt.run_folder import METRICS
 
 SKIPPED = "loss_scale/skipped_steps"
+_NUMBERS = (int, float)  # exactly: bool is none
 ALWAYS = ("train/loss", "validation/loss", "loss_scale/scale")
 
 
@@ -26,37 +27,39 @@ def read_curves(run: Run, metric: str | None) -> str | None:
         nothing is, and where there is no file.
     """
     tags = [*ALWAYS, *([metric] if metric and metric not in ALWAYS else [])]
-    steps = {tag: array("d") for tag in tags}
-    seconds = {tag: array("d") for tag in tags}
-    values = {tag: array("d") for tag in tags}
+    columns = [(tag, array("d"), array("d"), array("d")) for tag in tags]
     skipped, timed, problem = 0.0, True, None
     path = run.path / METRICS
     for number, row in _rows(path):
         step = None if row is None else row.get("step")
-        if row is None or not _is_number(step):
+        if row is None or type(step) not in _NUMBERS:
             problem = f"{path}:{number} is no row of metrics; what follows was left out"
             break
         wall = row.get("wall_seconds")
-        timed = timed and _is_number(wall)
-        for tag in tags:
-            value = decode(row.get(tag))
-            if _is_number(value):
-                steps[tag].append(step)
-                seconds[tag].append(wall if _is_number(wall) else 0.0)
-                values[tag].append(value)
+        if type(wall) not in _NUMBERS:
+            timed, wall = False, 0.0
+        for tag, steps, seconds, values in columns:
+            value = row.get(tag)
+            if type(value) not in _NUMBERS:
+                value = decode(value)
+                if type(value) is not float:  # absent, or not a number
+                    continue
+            steps.append(step)
+            seconds.append(wall)
+            values.append(value)
         count = row.get(SKIPPED)
-        if _is_number(count) and count > skipped:
+        if type(count) in _NUMBERS and count > skipped:
             run.skips.append(int(step))
             skipped = count
     run.curves = {
-        tag: Curve(steps[tag], seconds[tag] if timed else None, values[tag])
-        for tag in tags
-        if values[tag]
+        tag: Curve(steps, seconds if timed else None, values)
+        for tag, steps, seconds, values in columns
+        if values
     }
     return problem
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, row or None where it is not one); a last line without its end is left out."""
     try:
         file = open(path, "rb")  # noqa: SIM115, closed below
@@ -71,7 +74,3 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             except orjson.JSONDecodeError:
                 row = None
             yield number, row if isinstance(row, dict) else None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from mpt.comparison.collect import collect, config_of
 from mpt.comparison.curves import read_curves
 from mpt.comparison.groups import describe_metric, grouped
 from mpt.comparison.machines import mark_shared
-from mpt.comparison.pairing import compare_metric, pair
+from mpt.comparison.pairing import compare_metric, mixed, pair
 from mpt.comparison.require import check, parse
 from mpt.comparison.result import Comparison, Group, Run
 from mpt.comparison.verdict import verdict
@@ -64,7 +64,7 @@ def compare(
         target_source="",
         unreadable=found.unreadable,
         published=_published(found.runs),
-        notes=[each for each in problems if each],
+        notes=[each for each in problems if each] + [n for group in groups for n in mixed(group)],
     )
     for reference, others in assigned:
         if tag is not None:

@@ -6,6 +6,8 @@ from mpt.comparison.groups import fingerprint
 from mpt.comparison.result import Group, Pairing, Run, Spread
 from mpt.comparison.settings import MAIN, section, text
 
+SURROUNDINGS = {"TensorFlow": "tensorflow", "Keras": "keras", "host": "host"}
+
 
 def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairing:
     """Speed and memory, and what a reader must know; the metric is `compare_metric`'s."""
@@ -13,7 +15,8 @@ def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairi
     speed.judge(pairing)
     pairing.memory_ratio = _ratio(group.device_memory, baseline.device_memory)
     pairing.host_memory_ratio = _ratio(group.host_memory, baseline.host_memory)
-    pairing.notes = _notes(group, baseline, full, selector)
+    pairing.differs_in = _named(differences(group, baseline, full, selector))
+    pairing.notes = _notes(pairing, full)
     return pairing
 
 
@@ -28,38 +31,49 @@ def compare_metric(
         pairing.notes.append(obstacle)
 
 
+def mixed(group: Group) -> list[str]:
+    """In what surroundings a group's own runs differ."""
+    return [
+        f"{group.label}: its runs differ in {what}: {values}"
+        for what, key in SURROUNDINGS.items()
+        if ", " in (values := _environment(group.runs, key))
+    ]
+
+
 def _ratio(ours: Spread | None, theirs: Spread | None) -> float | None:
     if ours is None or theirs is None or not theirs.median:
         return None
     return ours.median / theirs.median
 
 
-def _notes(group: Group, baseline: Group, full: Full, selector: Selector) -> list[str]:
+def _named(keys: list[str]) -> list[str]:
+    """The keys; of a section whose choice differs, that alone: its settings are others anyway."""
+    named = {section(key) for key in keys if key in MAIN.values()}
+    return [key for key in keys if section(key) not in named or key in MAIN.values()]
+
+
+def _notes(pairing: Pairing, full: Full) -> list[str]:
+    group, baseline = pairing.group, pairing.baseline
     notes = []
-    mine, theirs = full[group.key], full[baseline.key]
-    others = differences(group, baseline, full, selector)
-    named = {section(key) for key in others if key in MAIN.values()}
-    for key in others:
-        if section(key) in named and key not in MAIN.values():
-            continue  # another model has other settings of its own
+    for key in pairing.differs_in:
         if key == "device":
             notes.append(f"other device: {group.device}, the baseline on {baseline.device}")
         elif key == "data":
             hashes = [(fingerprint(each) or "not recorded")[:8] for each in (group, baseline)]
             notes.append(f"other data: fingerprint {hashes[0]}, the baseline's {hashes[1]}")
         else:
-            ours, other = text(mine.get(key)), text(theirs.get(key))
-            notes.append(f"other settings: {key}={ours}, the baseline's {other}")
+            ours, theirs = (text(full[each.key].get(key)) for each in (group, baseline))
+            notes.append(f"other settings: {key}={ours}, the baseline's {theirs}")
     if group.batch_size != baseline.batch_size:
         sizes = [str(each.batch_size or "not recorded") for each in (group, baseline)]
         both = group.largest_batch and baseline.largest_batch
         kind = "each the largest that fits" if both else "not the same"
         notes.append(f"batch sizes {sizes[0]} and {sizes[1]}, {kind}")
     for name in sorted(group.choices.keys() & baseline.choices.keys() - {"batch_size"}):
-        ours, other = group.choices[name], baseline.choices[name]
-        if ours != other:
-            notes.append(f"{name} was chosen: {ours}, for the baseline {other}")
-    for what, key in (("TensorFlow", "tensorflow"), ("Keras", "keras"), ("host", "host")):
+        ours, theirs = group.choices[name], baseline.choices[name]
+        if ours != theirs:
+            notes.append(f"{name} was chosen by measuring: {ours}, for the baseline {theirs}")
+    for what, key in SURROUNDINGS.items():
         here, there = (_environment(each.runs, key) for each in (group, baseline))
         if here and there and here != there:
             notes.append(f"other {what}: {here}, the baseline {there}")

@@ -122,4 +122,6 @@ def _amount(value: float, tag: str) -> str:
 
 
 def _signed(value: float, tag: str) -> str:
-    return f"{100 * value:+.2f} points" if is_share(tag) else f"{value:+.3g}"
+    if is_share(tag):
+        return f"{round(100 * value, 2) + 0.0:+.2f} points"  # + 0.0: no "-0.00"
+    return f"{value + 0.0:+.3g}"

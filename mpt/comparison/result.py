@@ -179,6 +179,8 @@ class Pairing:
         parity: None where the metric cannot be compared.
         why_not_faster: reasons from what was measured, most important first.
         notes: what a reader must know of this pairing: other device, data, batch, settings.
+        differs_in: what else sets the two apart than that which is compared: keys of the
+            configuration, "device", "data".
     """
 
     group: Group
@@ -191,6 +193,7 @@ class Pairing:
     parity: Parity | None = None
     why_not_faster: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    differs_in: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 Student's t throughout: of paired differences where runs pair up by seed, else Welch's (B. L. Welch,
 "The generalization of 'Student's' problem", Biometrika 34, 1947). Equivalence by two one-sided
 tests (D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). scipy.special is all that is taken
-of scipy, since scipy.stats takes a second to import; and only when needed, for --help must not wait.
+of scipy, as scipy.stats takes a second to import; and only when needed, so --help need not wait.
 """
 
 import math

@@ -2,8 +2,9 @@
 
 from mpt.comparison.groups import succeeded
 from mpt.comparison.result import Group, Pairing, Verdict
+from mpt.comparison.speed import LEAST
 
-# Memory saved that is worth a recommendation of its own.
+# A ratio of memory that is worth a recommendation of its own.
 LEAN = 0.9
 # Ratios of memory within this of 1 are told as the same.
 SAME_MEMORY = 0.02
@@ -19,16 +20,12 @@ def verdict(baseline: Group, pairings: list[Pairing], scope: str) -> Verdict:
         said = f"no answer: no run of the baseline, {baseline.label}, came to its end"
         return Verdict(said, _failures(baseline) + reasons, scope)
     reasons = _failures(baseline) + reasons
-    sound = [pairing for pairing in pairings if not pairing.group.failures]
+    sound = [pairing for pairing in pairings if not _fails(pairing.group)]
     proven = [p for p in sound if p.speed == "faster" and _is_kept(p)]
-    if proven:
-        best = max(proven, key=_ratio)
+    gains = [p for p in sound if p.speed == "same" and _is_kept(p) and _gains_otherwise(p)]
+    if proven or gains:
+        best = _widest_of_the_fastest(proven) if proven else gains[0]
         said = f"use {best.group.label}: {_summary(best)}"
-        return Verdict(said, reasons, scope, best.group.label)
-    lean = [p for p in sound if p.speed == "same" and _is_kept(p) and (_memory(p) or 1) <= LEAN]
-    if lean:
-        best = min(lean, key=lambda p: _memory(p) or 1)
-        said = f"use {best.group.label} where memory counts: {_summary(best)}"
         return Verdict(said, reasons, scope, best.group.label)
     undecided = [p for p in sound if not _is_refuted(p)]
     if undecided:
@@ -52,7 +49,10 @@ def memory_text(pairing: Pairing) -> str:
 
 
 def _summary(pairing: Pairing) -> str:
-    return ", ".join([_speed(pairing), memory_text(pairing), _metric(pairing)])
+    parts = [_speed(pairing), memory_text(pairing), _metric(pairing)]
+    if pairing.differs_in:
+        parts.append(f"but it differs in {', '.join(pairing.differs_in)} too")
+    return ", ".join(parts)
 
 
 def _speed(pairing: Pairing) -> str:
@@ -83,24 +83,42 @@ def _metric(pairing: Pairing) -> str:
     return f"{name} {pairing.parity.outcome}"
 
 
+def _widest_of_the_fastest(proven: list[Pairing]) -> Pairing:
+    """Of those as fast as the fastest, as far as one would care, the first: the widest."""
+    best = max(map(_ratio, proven))
+    return next(p for p in proven if _ratio(p) >= best / (1 + LEAST))
+
+
+def _fails(group: Group) -> bool:
+    """Whether a run failed of itself; one interrupted by hand says nothing of its settings."""
+    return any(not (run.succeeded or run.report.status == "interrupted") for run in group.runs)
+
+
+def _gains_otherwise(pairing: Pairing) -> bool:
+    """Whether it is better than the baseline in something else than speed."""
+    assert pairing.parity is not None
+    return pairing.parity.outcome == "better" or (_memory(pairing) or 1) <= LEAN
+
+
 def _is_kept(pairing: Pairing) -> bool:
     return pairing.parity is not None and pairing.parity.outcome in ("same", "better")
 
 
 def _is_refuted(pairing: Pairing) -> bool:
     """Whether the evidence is against it: more would not be asked for."""
-    if pairing.parity is not None and pairing.parity.outcome == "worse":
-        return True
+    outcome = pairing.parity.outcome if pairing.parity is not None else None
+    if outcome in ("worse", "better"):
+        return outcome == "worse"
     return pairing.speed in ("slower", "same") and (_memory(pairing) or 1) > LEAN
 
 
 def _refutation(pairing: Pairing) -> str:
     group = pairing.group
-    if group.failures:
+    if _fails(group):
         failed = sum(group.failures.values())
         return f"failed in {failed} of {len(group.runs)} runs ({'; '.join(group.failures)})"
     if pairing.parity is not None and pairing.parity.outcome == "worse":
-        return f"has a worse {pairing.parity.text.split(':', 1)[0].removesuffix(' worse')}"
+        return f"has a worse {pairing.parity.tag.rsplit('/', 1)[-1]}"
     said = "is as fast" if pairing.speed == "same" else f"is {_speed(pairing)}"
     return f"{said}, with {memory_text(pairing)}"
 
@@ -118,6 +136,7 @@ def _reasons(pairing: Pairing) -> list[str]:
     said = [f"{label}: {pairing.speed_text}", f"{label}: {memory_text(pairing)}"]
     if pairing.parity is not None:
         said.append(f"{label}: {pairing.parity.text}")
+    said += [f"{label}: {note}" for note in pairing.notes]
     said += _failures(pairing.group)
     said += [f"{label}: {reason}" for reason in pairing.why_not_faster]
     return said

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -54,9 +55,15 @@ def from_json(content: Any, *, where: str = "report.json") -> RunReport:
     return _build(RunReport, content, where)
 
 
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of a dataclass's fields; to resolve them takes longer than to read a report."""
+    return get_type_hints(kind)
+
+
 def _build(kind: Any, content: dict[str, Any], where: str) -> Any:
     """An instance of the dataclass `kind`."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     values = {}
     for field in fields(kind):
         here = f"{where}: {field.name}" if kind is RunReport else f"{where}.{field.name}"
