@@ -99,6 +99,7 @@ def check(config: TrainConfig) -> None:
             )
         _check_missing(group, node)
         _check_name(f"{group}.name", node.get("name", group))
+    _check_batch_size(config.batch_size)
     _check_open_keys(config)
     _check_loss_weights(config.loss_weights)
     _check_trainer(config.trainer)
@@ -193,6 +194,34 @@ def _check_loss_weights(weights: Any) -> None:
 
 
 def _check_trainer(trainer: TrainerConfig) -> None:
+def _check_published(entries: list[Any]) -> None:
+    for index, entry in enumerate(entries):
+        where = f"published[{index}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+            raise ConfigurationError(
+                f"{where}={entry} names no source of its figures",
+                where=where,
+                allowed=["a mapping with source and further keys, each a text or a number"],
+            )
+        for key, value in entry.items():
+            if not isinstance(value, str | int | float):
+                raise ConfigurationError(
+                    f"{where}.{key}={value} is no figure",
+                    where=f"{where}.{key}",
+                    allowed=["a text", "a number"],
+                )
+
+
+def _check_batch_size(size: Any) -> None:
+    if size != "max" and (not isinstance(size, int) or isinstance(size, bool)):
+        raise ConfigurationError(
+            f"batch_size={size} is not a size of a batch",
+            where="batch_size",
+            allowed=["a whole number of at least 1", "max"],
+            value=size,
+        )
+
+
     if (trainer.epochs is None) == (trainer.steps is None):
         given = "both set" if trainer.epochs is not None else "both null"
         raise ConfigurationError(
@@ -279,12 +308,6 @@ def _check_device(config: TrainConfig) -> None:
             "device.logical_cpus splits the CPU, but device.accelerator=gpu asks for a GPU",
             where="device.logical_cpus",
             remedy="set device.accelerator=cpu, or device.logical_cpus=null",
-        )
-    if device.accelerator == "cpu" and device.memory_limit_mb is not None:
-        raise ConfigurationError(
-            "device.memory_limit_mb limits a GPU, but device.accelerator=cpu asks for the CPU",
-            where="device.memory_limit_mb",
-            remedy="set device.memory_limit_mb=null",
         )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +84,8 @@ def prepare(
     Args:
         accelerator: "auto" takes a GPU where there is one; "cpu" hides the GPUs.
         memory_growth: let GPU memory grow as needed instead of taking all of it.
-        memory_limit_mb: hard limit of each GPU's memory, MiB; it replaces growth.
+        memory_limit_mb: hard limit of each GPU's memory, MiB, which replaces growth; or, on a CPU,
+            of what this process may take from now on (see `limit_process`).
         logical_cpus: split the CPU into this many logical devices.
         deterministic: kernels that give the same bits each time, slower or unsupported for some.
 
@@ -122,6 +125,8 @@ def prepare(
         ) from error
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    if not gpus and memory_limit_mb is not None:
+        limit_process(memory_limit_mb)
     return _gpu(gpus) if gpus else _cpu(logical_cpus or 1)
 
 
@@ -134,6 +139,31 @@ def _set_memory(gpu: Any, growth: bool, limit_mb: int | None) -> None:
             tf.config.set_logical_device_configuration(gpu, wanted)
     elif tf.config.experimental.get_memory_growth(gpu) != growth:
         tf.config.experimental.set_memory_growth(gpu, growth)
+
+
+def limit_process(limit_mb: int) -> None:
+    """Let this process take no more than `limit_mb` MiB of memory beyond what it holds now.
+
+    The limit is Linux's RLIMIT_DATA, getrlimit(2): private writable memory, as mapped and not as
+    touched, threads' stacks among it. Past it an allocation fails: TensorFlow then raises
+    ResourceExhaustedError, or, where its libraries do not look, ends the process by SIGABRT
+    (std::bad_alloc) or SIGSEGV.
+
+    Raises:
+        ConfigurationError: there is no such limit on this system.
+    """
+    held = re.search(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    if sys.platform != "linux" or held is None:
+        raise ConfigurationError(
+            "The memory of a process can be limited on Linux only.",
+            where="device.memory_limit_mb",
+            remedy="set device.memory_limit_mb=null",
+        )
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(held.group(1)) * 1024 + limit_mb * 2**20
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _split_cpu(count: int) -> None:
@@ -279,8 +309,6 @@ def host_rss() -> tuple[int, int]:
         # The kernel brings the peak up to date later than the current value.
         now = int(current.group(1)) * 1024
         return now, max(now, int(peak.group(1)) * 1024)
-    import resource
-
     import psutil
 
     unit = 1 if os.uname().sysname == "Darwin" else 1024

@@ -30,6 +30,8 @@ from mpt.errors import ConfigurationError
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.5
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+CHILD = ["-P", "-m", "mpt.isolation"]
 
 # Each module has `run(config, run_dir, *, command, verbosity, allow, composed, **options)`, and
 # imports TensorFlow: so it is named here, and imported only where it runs.
@@ -151,7 +153,8 @@ def spawn(
         stopped: asked twice a second; once it says True, the child is interrupted.
 
     Returns:
-        The child's exit code; the negative number of the signal where one killed it.
+        The child's exit code; the negative number of the signal where one killed it. A crash under
+        a limit of memory is told as 4: libraries below TensorFlow end so where none is left.
     """
     job.parent = os.getpid()
     with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="mpt-job-", delete=False) as file:
@@ -168,9 +171,21 @@ def spawn(
     )
     try:
         with _termination_interrupts():
-            return _wait(child, stopped)
+            code = _wait(child, stopped)
     finally:
         Path(file.name).unlink(missing_ok=True)
+    limit = job.options.get("cpu_limit_mb") or job.config.get("device", {}).get("memory_limit_mb")
+    if limit is None or code not in CRASHES:
+        return code
+    print(
+        f"error: Out of memory: {signal.Signals(-code).name} ended the run's process, which had a "
+        f"limit of {limit} MiB\n"
+        "  where:   device.memory_limit_mb\n"
+        "  to do:   a smaller batch_size or model, or a higher limit",
+        file=output or sys.stderr,
+        flush=True,
+    )
+    return errors.OUT_OF_MEMORY
 
 
 def _wait(child: subprocess.Popen[bytes], stopped: Callable[[], bool] | None) -> int:
@@ -187,6 +202,10 @@ def _wait(child: subprocess.Popen[bytes], stopped: Callable[[], bool] | None) ->
         except KeyboardInterrupt:
             interrupts += 1
             child.send_signal(signal.SIGINT if interrupts < 3 else signal.SIGKILL)
+        except BaseException:  # such as submitit's, when the cluster's time limit is near
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
     if interrupts:
         raise KeyboardInterrupt
     return code

@@ -24,6 +24,7 @@ class Prepared:
     """The parts of a run.
 
     Attributes:
+        batch_size: examples a step, over all devices.
         compute_dtype: the dtype that most layers compute in.
         table: one row a layer: path, class, dtypes, and where its policy came from.
         total_steps: steps to train.
@@ -37,6 +38,7 @@ class Prepared:
     data: Data
     model: keras.Model
     optimizer: LossScaleOptimizer
+    batch_size: int
     compute_dtype: str
     table: list[dict[str, Any]]
     total_steps: int
@@ -45,13 +47,33 @@ class Prepared:
     warnings: list[str]
 
 
-def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
+def prepare(
+    config: TrainConfig,
+    allow: tuple[str, ...],
+    *,
+    batch_size: int | None = None,
+    cpu_limit_mb: int | None = None,
+) -> Prepared:
     """Build everything that `config` names and try one batch through it.
+
+    Args:
+        batch_size: the size that batch_size=max came to.
+        cpu_limit_mb: on a CPU, what this process may take from now on, MiB, where
+            device.memory_limit_mb does not say.
 
     Raises:
         ConfigurationError: the configuration or the input cannot be used.
     """
+    size = config.batch_size if batch_size is None else batch_size
+    if not isinstance(size, int):
+        raise ConfigurationError(
+            f"batch_size={size} is found by a search, and here there is none.",
+            where="batch_size",
+            remedy="give a number; a finished run's report.json has training.batch_size",
+        )
     device = devices.prepare(**{k: v for k, v in asdict(config.device).items() if k != "strategy"})
+    if cpu_limit_mb is not None and device.kind == "cpu" and config.device.memory_limit_mb is None:
+        devices.limit_process(cpu_limit_mb)
     strategy = devices.strategy(config.device.strategy)
     keras.utils.set_random_seed(config.seed)
     choice = precision.choose(config.precision.policy, device, config.precision.tf32)
@@ -60,7 +82,7 @@ def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
         config.dataset,
         where="dataset",
         allow=allow,
-        batch_size=config.batch_size,
+        batch_size=size,
         seed=config.seed,
     )
     total_steps = config.trainer.steps or config.trainer.epochs * data.steps_per_epoch
@@ -83,6 +105,7 @@ def prepare(config: TrainConfig, allow: tuple[str, ...]) -> Prepared:
         data,
         model,
         optimizer,
+        size,
         keras.DTypePolicy(choice.policy).compute_dtype,
         precision.table(model),
         total_steps,

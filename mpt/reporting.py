@@ -64,7 +64,7 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         bad_rows=data.bad_rows,
         fingerprint=data.fingerprint,
     )
-    result.training.batch_size = config.batch_size
+    result.training.batch_size = prepared.batch_size
     optimizer = prepared.optimizer
     result.loss_scale.mode = optimizer.mode
     result.loss_scale.initial = float(optimizer.dynamic_scale.numpy())
@@ -81,7 +81,11 @@ def describe_execution(
         steps_per_execution=steps.value,
         jit_compile=jit.enabled,
         strategy=prepared.config.device.strategy,
-        choice_reasons={"steps_per_execution": steps.reason, "jit_compile": jit.reason},
+        choice_reasons={
+            **result.execution.choice_reasons,
+            "steps_per_execution": steps.reason,
+            "jit_compile": jit.reason,
+        },
     )
     result.precision.fused_batch_norm = bool(execution.fused)
     result.wall_seconds.tuning = jit.seconds

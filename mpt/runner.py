@@ -53,6 +53,9 @@ def run(
     allow: tuple[str, ...] = (),
     composed: dict[str, str],
     steps: int | None = None,
+    batch_size: int | None = None,
+    batch_size_reason: str | None = None,
+    cpu_limit_mb: int | None = None,
 ) -> int:
     """Train as `config` says and leave the evidence in `run_dir`.
 
@@ -63,6 +66,9 @@ def run(
         composed: YAML texts for `.hydra/`: config, overrides, hydra.
         steps: train no further than this: the beginning of the run, with the whole run's
             schedules, but without evaluation, callbacks and a saved model.
+        batch_size: the size that batch_size=max came to.
+        batch_size_reason: why that one, for the report.
+        cpu_limit_mb: see `mpt.preparation.prepare`.
 
     Returns:
         The exit code of the process.
@@ -75,14 +81,16 @@ def run(
     clock = Clock(psutil.Process().create_time())
     presence = Presence().enter()
     try:
-        prepared = prepare(config, allow)
+        prepared = prepare(config, allow, batch_size=batch_size, cpu_limit_mb=cpu_limit_mb)
         result = reporting.begin(prepared, run_dir, command, clock)
+        if batch_size_reason is not None:
+            result.execution.choice_reasons["batch_size"] = batch_size_reason
         console.header(result, total_steps=prepared.total_steps)
         execution = make_execution(prepared)
         if steps is not None:
             prepared = _beginning(prepared, steps)
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        console.error(_out_of_memory(config.batch_size, error))
+        console.error(_out_of_memory(batch_size or config.batch_size, error))
         return errors.OUT_OF_MEMORY
     except BaseException:
         console.stop()
@@ -138,7 +146,7 @@ def _train(
     steps = StepsPerExecution.choose(
         config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
     )
-    throughput = Throughput(config.trainer.warmup_steps, config.batch_size)
+    throughput = Throughput(config.trainer.warmup_steps, prepared.batch_size)
     history = LossScaleHistory(str(result.loss_scale.mode), float(result.loss_scale.initial or 1))
     sources = [*SOURCES, compute.tags]
     if config.telemetry.gradients:
@@ -163,7 +171,7 @@ def _train(
         best=prepared.best,
         throughput=throughput,
         history=history,
-        batch_size=config.batch_size,
+        batch_size=prepared.batch_size,
         synchronous=prepared.device.kind == "cpu",
         record=recorder.record,
         learning_rate=partial(_learning_rate, prepared),
@@ -263,7 +271,7 @@ def _failures_reported(result: RunReport, console: Console, folder: RunFolder) -
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         result.status = "oom"
-        message = _out_of_memory(result.config["batch_size"], error)
+        message = _out_of_memory(result.training.batch_size, error)
         result.diagnosis.append({"message": message})
     except KeyboardInterrupt:
         result.status = "interrupted"
@@ -292,7 +300,7 @@ def _check_smoke(prepared: Prepared, result: RunReport, folder: RunFolder) -> No
         result.reason = report.Reason(rule="smoke", message=f"broken: {', '.join(broken)}")
 
 
-def _out_of_memory(batch_size: int, error: BaseException) -> str:
+def _out_of_memory(batch_size: int | None, error: BaseException) -> str:
     first = (str(error) or type(error).__name__).splitlines()[0][:300]
     return (
         f"Out of memory at batch_size={batch_size}: {first}\n"

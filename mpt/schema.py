@@ -105,7 +105,9 @@ class DeviceConfig:
     accelerator: str = key("auto", "Device to train on.", choices=("auto", "cpu", "gpu"))
     strategy: str = key("none", "Distribution over local devices.", choices=("none", "mirrored"))
     memory_growth: bool = key(True, "Let GPU memory grow as needed.")
-    memory_limit_mb: int | None = key(None, "Limit of GPU memory, MiB.", ge=1)
+    memory_limit_mb: int | None = key(
+        None, "Limit of GPU memory, or of what a CPU run takes beyond its start, MiB.", ge=1
+    )
     logical_cpus: int | None = key(
         None, "Split the CPU into this many logical devices, to try strategy=mirrored.", ge=1
     )
@@ -137,7 +139,7 @@ class TrainConfig:
     monitor_mode: str = key(
         "auto", "Whether lower or higher is better.", choices=("auto", "min", "max")
     )
-    batch_size: int = key(128, "Examples a step, over all devices.", ge=1)
+    batch_size: Any = key(128, "Examples a step, over all devices; max: the most that fit.", ge=1)
     run_dir: str = key(MISSING, "Folder of the run.")
     resume: str | None = key(None, "Folder of a sweep: run what it lacks.")
     init_from: str | None = key(None, "Weights to start from: .keras, .weights.h5 or a run.")

@@ -69,6 +69,9 @@ def compose(
         except ConfigurationError as error:
             refusals.append(error)
             return
+        if job.config["batch_size"] == "max":
+            refusals.append(_no_search(task))
+            return
         job.task, job.options = task, dict(own or {})
         jobs.append(job)
 
@@ -77,6 +80,14 @@ def compose(
     if refusals:
         raise refusals[0]
     return (jobs[0] if jobs else None), code
+
+
+def _no_search(task: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"mpt {task} needs a number; only mpt train searches for the largest batch.",
+        where="batch_size=max",
+        remedy="give one, such as training.batch_size in a finished run's report.json",
+    )
 
 
 def job_of(

@@ -191,8 +191,15 @@ def test_strategy_and_xla_contradict(compose):
 def test_cpu_settings_and_gpu_contradict(compose):
     with pytest.raises(ConfigurationError, match="logical_cpus"):
         compose("device=gpu", "device.logical_cpus=2")
-    with pytest.raises(ConfigurationError, match="memory_limit_mb"):
-        compose("device=cpu", "device.memory_limit_mb=100")
+
+
+def test_the_batch_is_a_number_or_the_most_that_fits(compose):
+    assert compose("batch_size=max").batch_size == "max"
+    for wrong in ("maximum", "12.5", "true", "[8]", "null"):
+        with pytest.raises(ConfigurationError, match="not a size of a batch") as error:
+            compose(f"batch_size={wrong}")
+        assert error.value.where == "batch_size"
+        assert "max" in error.value.allowed
 
 
 @pytest.mark.parametrize(
