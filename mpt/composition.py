@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt import config as configuration
-from mpt.errors import ConfigurationError
+from mpt.errors import ConfigurationError, LauncherError
 from mpt.hydra_errors import explain
 from mpt.schema import TrainConfig
 
@@ -237,6 +237,7 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], Any]) -> 
 
     Raises:
         ConfigurationError: whatever Hydra or OmegaConf had to say against the command line.
+        LauncherError: the launcher gave up.
         Exception: what `job` raised.
     """
     import hydra
@@ -267,7 +268,7 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], Any]) -> 
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         prune()
-        if error in raised:
+        if error in raised or isinstance(error, LauncherError):
             raise
         raise explain(error, flags, overrides) from error
     except KeyboardInterrupt:

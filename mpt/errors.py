@@ -12,6 +12,10 @@ NOT_MET = 5
 INTERRUPTED = 130
 
 
+class LauncherError(RuntimeError):
+    """A launcher gave up, as when a worker of its own was killed; its jobs may be at work yet."""
+
+
 class ConfigurationError(ValueError):
     """A configuration or an input that cannot be used; the command ends with exit code 2.
 

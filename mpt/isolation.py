@@ -163,7 +163,7 @@ def spawn(
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {"PYTHONPATH": path, "MPT_ALLOW": ",".join(job.allow)}
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mpt.isolation", file.name],
+        [sys.executable, *CHILD, file.name],
         env={**os.environ, **own, **(environment or {})},
         stdout=output,
         stderr=output,
@@ -211,6 +211,24 @@ def _wait(child: subprocess.Popen[bytes], stopped: Callable[[], bool] | None) ->
     return code
 
 
+def at_work(run_dir: str | Path) -> bool:
+    """Whether a child on this machine works in `run_dir`, though whoever waited for it may be gone.
+
+    Its job's file is there as long as nobody has seen it end.
+    """
+    folder = os.path.abspath(run_dir)
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words[1:-1] != CHILD:
+            continue
+        try:
+            if os.path.abspath(json.loads(Path(words[-1]).read_text())["run_dir"]) == folder:
+                return True
+        except (OSError, ValueError, KeyError):  # it has just ended, or is another user's
+            continue
+    return False
+
+
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
     """Let SIGTERM interrupt as SIGINT does, where signals can be handled: in the main thread."""
@@ -247,19 +265,29 @@ def die_with_root(parent: int, root: Mapping[str, Any]) -> None:
     """End this process when its parent or `root` does, which a launcher may have put between them.
 
     A thread looks twice a second: one SIGTERM comes of it, where PR_SET_PDEATHSIG beside it might
-    send a second one, which ends a run without saving. On another host only the parent is watched.
+    send a second one, which ends a run without saving.
     """
-    here = root["host"] == socket.gethostname()
+    once(
+        lambda: os.getppid() != parent or is_gone(root),
+        lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
+
+
+def once(due: Callable[[], bool], act: Callable[[], None]) -> None:
+    """Start a thread that does `act` once `due` says True; it looks twice a second."""
 
     def watch() -> None:
-        while os.getppid() == parent and not (here and _is_gone(root)):
+        while not due():
             time.sleep(POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        act()
 
-    threading.Thread(target=watch, name="die-with-root", daemon=True).start()
+    threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
-def _is_gone(process: Mapping[str, Any]) -> bool:
+def is_gone(process: Mapping[str, Any]) -> bool:
+    """Whether a process that `this_process` described has ended; False on another host."""
+    if process["host"] != socket.gethostname():
+        return False
     try:
         found = psutil.Process(process["pid"])
         alive = found.create_time() == process["created"]
@@ -271,6 +299,7 @@ def _is_gone(process: Mapping[str, Any]) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the job in the file that the one argument names; its exit code."""
     (path,) = sys.argv[1:] if argv is None else argv
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a launcher's worker may have it
     job = Job(**json.loads(Path(path).read_text()))
     if job.root is None:
         die_with_parent(job.parent)

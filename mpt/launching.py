@@ -2,19 +2,23 @@
 
 A launcher is a plugin that runs a sweep's jobs: one after the other in this process (`basic`),
 several at once on this machine (`joblib`), or on a cluster (`submitit_slurm`, `ray`). What is here
-learns from any of them which jobs there will be, before they start.
+learns from any of them which jobs there will be, before they start, and keeps the loss of one job
+and an interrupt from ending the others.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from mpt.errors import LauncherError
 
 Plan = Callable[[Any, Any, Sequence[Sequence[str]], int], None]
 """Given Hydra's configuration, its loader, the jobs' overrides and the first one's number."""
@@ -38,7 +42,15 @@ def planned(plan: Plan) -> Iterator[None]:
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
             plan(self._config, self._loader, job_overrides, initial_job_idx)
-            return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+            name = str(self._config.hydra.runtime.choices.get("hydra/launcher") or "basic")
+            if name == "basic":
+                return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+            with _interrupts_kept_from_workers(), SETTINGS.get(name, nullcontext)():
+                try:
+                    return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+                except Exception as error:
+                    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise LauncherError(f"{name}: {first}") from error
 
     instantiate = Plugins.instantiate_launcher
 
@@ -51,6 +63,71 @@ def planned(plan: Plan) -> Iterator[None]:
         yield
     finally:
         Plugins.instantiate_launcher = instantiate
+
+
+@contextmanager
+def _interrupts_kept_from_workers() -> Iterator[None]:
+    """Start processes with SIGINT blocked: the terminal's ^C would end a launcher's own ones.
+
+    A blocked signal stays blocked in a process started so, from its first instruction on.
+    Meanwhile a thread takes this process's interrupts; its main thread handles them when it wakes,
+    and every launcher's does, several times a second.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+    threading.Thread(target=over.wait, name="interrupts", daemon=True).start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        over.set()
+
+
+@contextmanager
+def _every_result_awaited() -> Iterator[None]:
+    """Have submitit's launcher wait for all jobs, where it would give up at the first lost one.
+
+    A job without a result was lost with its node, cancelled, or out of its time.
+    """
+    from hydra.core.utils import JobReturn, JobStatus
+    from submitit.core.core import Job
+
+    kind: Any = Job
+    results = kind.results
+
+    def awaited(job: Any) -> list[Any]:
+        try:
+            return results(job)
+        except Exception as error:
+            print(f"lost a job: {str(error).splitlines()[0]}", file=sys.stderr)
+            lost = JobReturn(status=JobStatus.COMPLETED)
+            lost.return_value = None
+            return [lost]
+
+    kind.results = awaited
+    try:
+        yield
+    finally:
+        kind.results = results
+
+
+@contextmanager
+def _plain_output() -> Iterator[None]:
+    """Have Ray hand on all the jobs' lines, and colour them on a terminal only."""
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    yield
+
+
+SETTINGS = {
+    "submitit_local": _every_result_awaited,
+    "submitit_slurm": _every_result_awaited,
+    "ray": _plain_output,
+}
 
 
 class Stop:
@@ -99,5 +176,6 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[None]:
 def leave_interrupts_to_the_sweep() -> None:
     """Ignore the terminal's ^C in a launcher's worker: the sweep asks by its `Stop`."""
     if threading.current_thread() is threading.main_thread():
-        # Not SIG_IGN, which the run's process would inherit.
+        # Not SIG_IGN, nor blocked, which the run's process would inherit.
         signal.signal(signal.SIGINT, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -12,11 +12,13 @@ its file, and nothing else needs to come back.
 """
 
 import fcntl
+import functools
 import json
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,6 +47,8 @@ STATUS = {
     errors.OUT_OF_MEMORY: "oom",
     errors.INTERRUPTED: "interrupted",
 }
+
+_AT_WORK = threading.Lock()  # held while a worker has a job
 
 
 @dataclass
@@ -102,14 +106,22 @@ class SweepTask:
         Returns:
             The monitored metric's best value, for sweepers that look for better configurations.
         """
-        elsewhere = os.getpid() != self.root["pid"]
-        if elsewhere:
-            os.chdir(self.cwd)
-            leave_interrupts_to_the_sweep()
+        if os.getpid() == self.root["pid"]:
+            return self._do(config, elsewhere=False)
+        os.chdir(self.cwd)
+        leave_interrupts_to_the_sweep()
+        _end_with_the_sweep(self.root["pid"], self.root["host"], self.root["created"])
+        with _AT_WORK:
+            return self._do(config, elsewhere=True)
+
+    def _do(self, config: Any, *, elsewhere: bool) -> float | None:
         run_dir, varied, index = _place()
         stop = Stop(run_dir.parent / JOBS / "stop") if elsewhere else None
         outcome = Outcome(index, varied, run_dir.name)
-        if self.resuming and (kept := _final_outcome(run_dir, outcome)):
+        if elsewhere:
+            # It may be its second run: Ray lost its worker, or Slurm had it make room.
+            _wait_while_at_work(run_dir)
+        if (self.resuming or elsewhere) and (kept := _final_outcome(run_dir, outcome)):
             self._say(f"job {index}: {' '.join(varied)}: {kept.status} before")
             _note(run_dir.parent, kept)
             return _objective(kept)
@@ -173,6 +185,21 @@ class SweepTask:
     def _say(self, text: str) -> None:
         if self.options.verbosity >= 0:
             print(text, file=sys.stderr)
+
+
+@functools.cache
+def _end_with_the_sweep(pid: int, host: str, created: float) -> None:
+    """Have a launcher's worker end, after its present job, once the sweep's own process is gone.
+
+    One of joblib's would stay for another five minutes.
+    """
+
+    def end() -> None:
+        _AT_WORK.acquire()
+        os._exit(errors.FAILED)
+
+    root = {"pid": pid, "host": host, "created": created}
+    isolation.once(lambda: isolation.is_gone(root), end)
 
 
 def _place() -> tuple[Path, list[str], int]:
@@ -245,6 +272,12 @@ def _final_outcome(run_dir: Path, outcome: Outcome) -> Outcome | None:
         aside.parent.mkdir(parents=True, exist_ok=True)
         run_dir.rename(aside)
     return None
+
+
+def _wait_while_at_work(run_dir: Path) -> None:
+    """Let a run save what it has, whose worker is gone."""
+    while run_dir.is_dir() and isolation.at_work(run_dir):
+        time.sleep(isolation.POLL_SECONDS)
 
 
 def _outcome_of(folder: Path, index: int) -> Outcome | None:
@@ -383,8 +416,19 @@ class Sweep:
                 remedy="give the sweep's own command (sweep.json has it) and add resume=PATH",
             )
 
-    def close(self) -> int:
+    def give_up(self) -> None:
+        """Ask the jobs that are left to end, as their launcher has, and `close`."""
+        if self.stop is not None:
+            self.stop.set()
+        self.close()
+        if self.folder is not None and (self.folder / SWEEP).exists():
+            print(f"  to do:   resume={self.folder} runs what is missing", file=sys.stderr)
+
+    def close(self, *, patient: bool = True) -> int:
         """Print the table of outcomes on stdout.
+
+        Args:
+            patient: wait for runs that are at work on this machine, though their workers are gone.
 
         Returns:
             0 if all jobs ended with 0, the common code if all failures agree, else 1.
@@ -393,6 +437,8 @@ class Sweep:
             return errors.OK
         for index, overrides in enumerate(self._jobs):
             if _outcome_of(self.folder, index) is None:
+                if patient:
+                    _wait_while_at_work(self.folder / str(index))
                 self._find_lost(Outcome(index, overrides, str(index)))
         outcomes = _write_sweep(self.folder)
         if not (self.folder / SWEEP).exists():  # nothing ran
