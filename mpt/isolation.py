@@ -52,6 +52,7 @@ class Job:
         debug: show tracebacks.
         parent: process id of the one that waits.
         root: the process that the whole sweep ends with, where that is another one.
+        label: put before each line of its output, where several jobs' lines meet.
         task: what is done with the configuration, one of `TASKS`.
         options: what the task takes besides, by keyword.
     """
@@ -65,8 +66,32 @@ class Job:
     debug: bool = False
     parent: int = 0
     root: dict[str, Any] | None = None
+    label: str = ""
     task: str = "train"
     options: dict[str, Any] = field(default_factory=dict)
+
+
+class Labelled:
+    """A text stream that writes whole lines, each behind a label.
+
+    It is no terminal, so that no live line of one job is drawn over by another's.
+    """
+
+    def __init__(self, stream: Any, label: str):
+        self._stream, self._label, self._rest = stream, label, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._label}{line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def execute(job: Job) -> int:
@@ -305,6 +330,8 @@ def main(argv: list[str] | None = None) -> int:
         die_with_parent(job.parent)
     else:
         die_with_root(job.parent, job.root)
+    if job.label:
+        sys.stdout, sys.stderr = Labelled(sys.stdout, job.label), Labelled(sys.stderr, job.label)
     return execute(job)
 
 

@@ -150,7 +150,7 @@ class SweepTask:
         if stop is None:
             self._spawn(job, outcome, {}, stop)
             return
-        job.root = self.root
+        job.root, job.label = self.root, f"[{outcome.index}] "
         device = job.config["device"]
         if device["accelerator"] == "cpu" or device["strategy"] != "none":
             self._spawn(job, outcome, {}, stop)
