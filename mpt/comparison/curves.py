@@ -31,7 +31,7 @@ def read_curves(run: Run, metric: str | None) -> str | None:
     skipped, timed, problem = 0.0, True, None
     path = run.path / METRICS
     for number, row in _rows(path):
-        step = None if row is None else row.get("step")
+        step: Any = None if row is None else row.get("step")
         if row is None or type(step) not in _NUMBERS:
             problem = f"{path}:{number} is no row of metrics; what follows was left out"
             break

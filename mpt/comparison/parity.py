@@ -82,7 +82,7 @@ def judge(
         outcome = "not_enough_seeds"
         text = f"{name} {said}: not enough seeds to say: {found.count} of {SEEDS}"
     elif lost:
-        outcome, text = "unclear", f"{name} unclear: {lost} runs ended with NaN or Infinity"
+        outcome, text = "unclear", f"{name} unclear: {_runs(lost)} ended with NaN or Infinity"
     elif p_value < LEVEL:
         outcome = "same"
         text = f"{name} the same within {limit} ({said}, p {p_value:.2g}, {found.count} seeds)"
@@ -125,3 +125,7 @@ def _signed(value: float, tag: str) -> str:
     if is_share(tag):
         return f"{round(100 * value, 2) + 0.0:+.2f} points"  # + 0.0: no "-0.00"
     return f"{value + 0.0:+.3g}"
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

@@ -99,6 +99,8 @@ def _demand(part: str) -> Demand:
         return Demand(part, (label or "").strip(), name)
     try:
         value = float(bound)
+        if value != value:  # NaN compares false with everything
+            raise ValueError
     except (TypeError, ValueError):
         raise ConfigurationError(
             f"{part!r} needs a comparison with a number",

@@ -103,16 +103,18 @@ def _section_texts(name: str, keys: list[str], all_settings: Sequence[Settings])
     )
     wanted = len({tuple(text(s.get(k)) for k in keys) for s in all_settings})
     words: list[list[str]] = [[] for _ in all_settings]
-    if main is not None:
+    if main is not None and (main in keys or name == "precision"):
         for said, settings in zip(words, all_settings, strict=True):
             value = text(settings.get(main))
             said.append(value if name in _BARE else f"{name}={value}")
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    short = {k: s if last.count(s) == 1 else k for k, s in zip(keys, last, strict=True)}
     for key in rest:
         known = len({tuple(said) for said in words})
         if known == wanted:
             break
         longer = [
-            [*said, f"{key}={text(settings.get(key))}"]
+            [*said, f"{short[key]}={text(settings.get(key))}"]
             for said, settings in zip(words, all_settings, strict=True)
         ]
         if len({tuple(said) for said in longer}) > known:
