@@ -102,6 +102,7 @@ def check(config: TrainConfig) -> None:
     _check_batch_size(config.batch_size)
     _check_open_keys(config)
     _check_loss_weights(config.loss_weights)
+    _check_published(config.published)
     _check_trainer(config.trainer)
     _check_loss_scale(config.loss_scale)
     _check_overrides(config.precision.overrides)
@@ -193,7 +194,6 @@ def _check_loss_weights(weights: Any) -> None:
             )
 
 
-def _check_trainer(trainer: TrainerConfig) -> None:
 def _check_published(entries: list[Any]) -> None:
     for index, entry in enumerate(entries):
         where = f"published[{index}]"
@@ -222,6 +222,7 @@ def _check_batch_size(size: Any) -> None:
         )
 
 
+def _check_trainer(trainer: TrainerConfig) -> None:
     if (trainer.epochs is None) == (trainer.steps is None):
         given = "both set" if trainer.epochs is not None else "both null"
         raise ConfigurationError(

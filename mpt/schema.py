@@ -144,6 +144,9 @@ class TrainConfig:
     resume: str | None = key(None, "Folder of a sweep: run what it lacks.")
     init_from: str | None = key(None, "Weights to start from: .keras, .weights.h5 or a run.")
     recipe: str | None = key(None, "Name of the recipe in use.")
+    published: list[Any] = key(
+        [], "Figures of others to show beside this run's: {source, and what it says}."
+    )
     model: dict[str, Any] = key(MISSING, "Model: _target_ and its arguments.")
     dataset: dict[str, Any] = key(MISSING, "Dataset: _target_ and its arguments.")
     optimizer: dict[str, Any] = key(MISSING, "Optimizer: _target_ and its arguments.")
