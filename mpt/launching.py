@@ -45,7 +45,7 @@ def planned(plan: Plan) -> Iterator[None]:
             name = str(self._config.hydra.runtime.choices.get("hydra/launcher") or "basic")
             if name == "basic":
                 return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
-            with _interrupts_kept_from_workers(), SETTINGS.get(name, nullcontext)():
+            with _interrupts_kept_from_workers(), SETTINGS.get(name, nullcontext)(self._launcher):
                 try:
                     return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
                 except Exception as error:
@@ -87,7 +87,7 @@ def _interrupts_kept_from_workers() -> Iterator[None]:
 
 
 @contextmanager
-def _every_result_awaited() -> Iterator[None]:
+def _every_result_awaited(_launcher: Any) -> Iterator[None]:
     """Have submitit's launcher wait for all jobs, where it would give up at the first lost one.
 
     A job without a result was lost with its node, cancelled, or out of its time.
@@ -115,18 +115,24 @@ def _every_result_awaited() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_output() -> Iterator[None]:
-    """Have Ray hand on all the jobs' lines, and colour them on a terminal only."""
+def _cluster_as_it_is(launcher: Any) -> Iterator[None]:
+    """Have Ray hand on all the jobs' lines, and colour them on a terminal only.
+
+    Hydra's launcher asks for an object store of its own, which a cluster that runs already refuses.
+    """
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if not sys.stdout.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    init = launcher.ray_cfg.init
+    if init.get("address") or os.environ.get("RAY_ADDRESS"):
+        init.setdefault("object_store_memory", None)
     yield
 
 
 SETTINGS = {
     "submitit_local": _every_result_awaited,
     "submitit_slurm": _every_result_awaited,
-    "ray": _plain_output,
+    "ray": _cluster_as_it_is,
 }
 
 
