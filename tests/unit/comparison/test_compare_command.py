@@ -1,0 +1,99 @@
+"""`mpt compare` as it is called, on runs that never ran."""
+
+import json
+from typing import Any
+
+import pytest
+
+
+def three_seeds(write_run: Any) -> str:
+    for seed in range(3):
+        write_run(seed=seed, speed=1000 + seed)
+        write_run(seed=seed, speed=1500 + 3 * seed, policy="mixed_bfloat16")
+    return str(write_run.folder)
+
+
+def test_json_is_alone_on_stdout(mpt: Any, write_run: Any) -> None:
+    folder = three_seeds(write_run)
+    (write_run.folder / "broken").mkdir()
+    (write_run.folder / "broken" / "report.json").write_text("{")
+    done = mpt("compare", folder, "--json")
+    assert done.code == 0
+    result = json.loads(done.out)
+    assert result["schema_version"] == 1
+    assert [group["label"] for group in result["groups"]] == ["float32", "mixed_bfloat16"]
+    assert [len(group["runs"]) for group in result["groups"]] == [3, 3]
+    assert result["groups"][0]["runs"][0]["seed"] == 0
+    (pairing,) = result["pairings"]
+    assert (pairing["group"], pairing["baseline"]) == ("mixed_bfloat16", "float32")
+    assert pairing["speedup"]["estimate"] == pytest.approx(1.5, rel=0.01)
+    (row,) = result["unreadable"]
+    assert f"warning: {row['path']}: {row['reason']}" in done.err
+
+
+def test_warnings_are_left_out_when_quiet(mpt: Any, write_run: Any) -> None:
+    folder = three_seeds(write_run)
+    (write_run.folder / "x" / ".hydra").mkdir(parents=True)
+    assert "warning" in mpt("compare", folder, "--json").err
+    assert mpt("compare", folder, "--json", "-q").err == ""
+
+
+def test_numbers_that_are_not_finite_are_valid_json(mpt: Any, write_run: Any) -> None:
+    write_run(loss_scale__final="Infinity", **{"metrics__final__validation/accuracy": "NaN"})
+    done = mpt("compare", str(write_run.folder), "--json")
+    assert done.code == 0
+    json.loads(done.out, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(("require", "code"), [("speedup>=1.2", 0), ("speedup>=1.2,parity", 5)])
+def test_require_is_the_exit_code(mpt: Any, write_run: Any, require: str, code: int) -> None:
+    done = mpt("compare", three_seeds(write_run), "--json", "--require", require)
+    assert done.code == code
+    assert ("not met: parity: mixed_bfloat16: accuracy" in done.err) is (code == 5)
+    assert json.loads(done.out)["requirements"][0]["met"] is True
+
+
+def test_flags_reach_the_comparison(mpt: Any, write_run: Any) -> None:
+    words = ("--baseline=precision=mixed_bfloat16", "--metric", "loss", "--margin", "2")
+    done = mpt("compare", three_seeds(write_run), "--json", *words, "--target=0.25")
+    result = json.loads(done.out)
+    assert result["pairings"][0]["baseline"] == "mixed_bfloat16"
+    assert result["metric"] == "validation/loss"
+    assert result["pairings"][0]["parity"]["margin"] == pytest.approx(0.002)
+    assert result["target"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "needs a folder of runs"),
+        (("nowhere",), "no such file or folder"),
+        (("RUNS", "--jsn"), "did you mean '--json'?"),
+        (("RUNS", "--json", "--markdown"), "both want stdout"),
+        (("RUNS", "--margin", "x"), "not a number"),
+        (("RUNS", "--margin=-1"), "at least 0"),
+        (("RUNS", "--require", "sped>1"), "cannot be required"),
+        (("RUNS", "--baseline", "precision=float64"), "precision=float32"),
+        (("RUNS", "--metric", "x"), "validation/accuracy"),
+        (("EMPTY",), "There is no run in these folders"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_block(
+    mpt: Any, write_run: Any, words: tuple[str, ...], said: str
+) -> None:
+    folder = three_seeds(write_run)
+    empty = write_run.folder / "0" / "empty"
+    empty.mkdir()
+    places = {"RUNS": folder, "EMPTY": str(empty)}
+    done = mpt("compare", *(places.get(word, word) for word in words))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_help(mpt: Any) -> None:
+    done = mpt("compare", "--help")
+    assert done.code == 0
+    for flag in ("--baseline", "--margin", "--metric", "--target", "--require", "--html"):
+        assert flag in done.out
