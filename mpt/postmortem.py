@@ -52,6 +52,7 @@ def write(
     exit_code: int,
     started: float,
     oom_suspected: bool = False,
+    message: str | None = None,
 ) -> None:
     """Write the report of the run in `folder`, from what it left there.
 
@@ -59,6 +60,7 @@ def write(
         exit_code: of its process; negative where a signal ended it.
         started: seconds since the epoch.
         oom_suspected: the kernel killed a process for want of memory while the run was going on.
+        message: what is known of the cause besides.
     """
     content = RunReport(
         run_id=folder.name,
@@ -75,6 +77,7 @@ def write(
     content.training.batch_size = config.batch_size if isinstance(config.batch_size, int) else None
     _read_rows(content, folder)
     content.status, content.reason = _cause(exit_code, oom_suspected, content.training.steps)
+    content.reason.message = message or content.reason.message
     # As a shell has it: the report's exit codes are those that a process can have.
     content.exit_code = exit_code if exit_code >= 0 else 128 - exit_code
     artifacts = {"metrics": METRICS, "log": LOG, "tensorboard": TENSORBOARD}

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpt import composition, errors, isolation, postmortem, report
+from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
 from mpt.concurrency import own_gpu
@@ -161,12 +162,17 @@ class SweepTask:
     def _spawn(
         self, job: Job, outcome: Outcome, environment: dict[str, str], stop: Stop | None
     ) -> None:
-        started, oom = time.time(), postmortem.oom_kills()
+        started, oom, said = time.time(), postmortem.oom_kills(), None
         try:
+            job = settle(job, environment=environment, stopped=stop)
             outcome.exit_code = spawn(job, environment=environment, stopped=stop)
+        except SearchFailed as failure:
+            said, outcome.exit_code = str(failure), failure.exit_code
+            print(f"error: {failure}", file=sys.stderr)
         except KeyboardInterrupt:
             outcome.exit_code = errors.INTERRUPTED
-            raise
+            if stop is None:
+                raise
         finally:
             code = errors.INTERRUPTED if outcome.exit_code is None else outcome.exit_code
             folder = Path(job.run_dir)
@@ -179,6 +185,7 @@ class SweepTask:
                     exit_code=code,
                     started=started,
                     oom_suspected=oom(),
+                    message=said,
                 )
             _read_report(outcome, folder, code)
 

@@ -153,6 +153,27 @@ class TestSweep:
         assert [job.return_value for job in returned[0]] == [0.9, 0.9, None]
 
 
+    def test_each_job_has_its_largest_batch_searched_for(self, mpt, codes, tmp_path, monkeypatch):
+        from mpt.batch_search import SearchFailed
+
+        searched = []
+
+        def settle(job, **_):
+            searched.append((job.config["seed"], job.config["batch_size"]))
+            if job.config["seed"] == 1:
+                raise SearchFailed("Not even a batch of 1 fits.", 4)
+            return job
+
+        monkeypatch.setattr("mpt.commands.sweep.settle", settle)
+        codes += [0, 0]
+        result = sweep(mpt, "batch_size=max")
+        assert searched == [(0, "max"), (1, "max"), (2, "max")]
+        file, content = content_of(tmp_path)
+        assert [job["status"] for job in content["jobs"]] == ["completed", "oom", "completed"]
+        assert report.read(file.parent / "1").reason.message == "Not even a batch of 1 fits."
+        assert result.code == 4
+
+
 class TestResume:
     def resume(self, mpt, tmp_path, *words):
         file, _ = content_of(tmp_path)

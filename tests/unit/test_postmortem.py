@@ -90,3 +90,12 @@ def test_without_counts_nothing_is_suspected(tmp_path, monkeypatch):
     monkeypatch.setattr(postmortem, "_CGROUP", tmp_path / "absent")
     monkeypatch.setattr(postmortem, "_VMSTAT", tmp_path / "absent")
     assert not postmortem.oom_kills()()
+
+
+def test_what_is_known_of_the_cause_is_said(tmp_path, compose):
+    folder = RunFolder.create(tmp_path / "4").path
+    postmortem.write(
+        folder, compose(), command=[], exit_code=4, started=0.0, message="Not even a batch of 1."
+    )
+    found = report.read(folder)
+    assert (found.status, found.reason.message) == ("oom", "Not even a batch of 1.")
