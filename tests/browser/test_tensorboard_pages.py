@@ -59,7 +59,8 @@ const walk = (root) => {
 walk(document);
 grid = grid && (grid.shadowRoot || grid).querySelector('vaadin-grid');
 if (!grid) return [];
-const cells = (row) => [...row.querySelectorAll('th, td')].map((cell) => {
+const ours = 'th, td:not([part~="details-cell"])';
+const cells = (row) => [...row.querySelectorAll(ours)].map((cell) => {
   const content = grid.querySelector(`[slot="${cell.querySelector('slot').name}"]`);
   const texts = [];
   const read = (node) => {
