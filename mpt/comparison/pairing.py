@@ -15,8 +15,11 @@ def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairi
     speed.judge(pairing)
     pairing.memory_ratio = _ratio(group.device_memory, baseline.device_memory)
     pairing.host_memory_ratio = _ratio(group.host_memory, baseline.host_memory)
-    pairing.differs_in = _named(differences(group, baseline, full, selector))
-    pairing.notes = _notes(pairing, full)
+    others = _named(differences(group, baseline, full, selector))
+    pairing.notes = _notes(pairing, others, full)
+    if not _compares(group, baseline, full, selector):  # then they are what is compared
+        others = [each for each in others if each in ("device", "data")]
+    pairing.differs_in = others
     return pairing
 
 
@@ -52,10 +55,17 @@ def _named(keys: list[str]) -> list[str]:
     return [key for key in keys if section(key) not in named or key in MAIN.values()]
 
 
-def _notes(pairing: Pairing, full: Full) -> list[str]:
+def _compares(group: Group, baseline: Group, full: Full, selector: Selector) -> bool:
+    """Whether the two differ in something that the selector is about."""
+    mine, theirs = full[group.key], full[baseline.key]
+    keys = [key for key in mine.keys() | theirs.keys() if selector.admits(key)]
+    return any(text(mine.get(key)) != text(theirs.get(key)) for key in keys)
+
+
+def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
     group, baseline = pairing.group, pairing.baseline
     notes = []
-    for key in pairing.differs_in:
+    for key in others:
         if key == "device":
             notes.append(f"other device: {group.device}, the baseline on {baseline.device}")
         elif key == "data":

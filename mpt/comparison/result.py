@@ -179,7 +179,7 @@ class Pairing:
         parity: None where the metric cannot be compared.
         why_not_faster: reasons from what was measured, most important first.
         notes: what a reader must know of this pairing: other device, data, batch, settings.
-        differs_in: what else sets the two apart than that which is compared: keys of the
+        differs_in: what sets the two apart besides that which is compared: keys of the
             configuration, "device", "data".
     """
 

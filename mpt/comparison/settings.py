@@ -25,19 +25,26 @@ Settings = dict[str, Any]
 def flatten(config: Mapping[str, Any]) -> Settings:
     """Dotted keys and their values, without those ignored and those that are empty.
 
+    A list of mappings has keys of its own: "trainer.callbacks[0].patience".
+
     Empty (null, [] or {}) is as good as absent: a key that a newer version added must not set its
     runs apart from older ones.
     """
     flat: Settings = {}
 
-    def walk(content: Mapping[str, Any], prefix: str) -> None:
-        for key, value in content.items():
-            if isinstance(value, Mapping):
-                walk(value, f"{prefix}{key}.")
-            elif value is not None and value != []:
-                flat[f"{prefix}{key}"] = value
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            for name, child in value.items():
+                walk(child, f"{key}.{name}")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            for index, item in enumerate(value):
+                walk(item, f"{key}[{index}]")
+        elif value is not None and value != []:
+            flat[key] = value
 
-    walk({k: v for k, v in config.items() if k not in IGNORED}, "")
+    for name, value in config.items():
+        if name not in IGNORED:
+            walk(value, name)
     return flat
 
 

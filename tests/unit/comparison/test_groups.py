@@ -143,3 +143,8 @@ def test_labels_of_one_policy_say_what_differs() -> None:
 def test_auto_is_told_with_what_it_came_to() -> None:
     flat = [flatten(config(policy="auto")), flatten(config())]
     assert labels(flat, ["mixed_bfloat16", "float32"]) == ["auto (mixed_bfloat16)", "float32"]
+
+
+def test_a_list_of_mappings_is_told_by_what_differs_in_it() -> None:
+    found = named(*({**config(), "callbacks": [{"_target_": "P", "seconds": s}]} for s in (1, 2)))
+    assert found == ["seconds=1", "seconds=2"]
