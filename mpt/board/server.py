@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mpt.errors import ConfigurationError
@@ -68,16 +69,19 @@ def _launch(folder: Path, port: int | None) -> str:
         AllRunsHParamsPlugin if plugin is HParamsPlugin else plugin
         for plugin in default.get_plugins()
     ]
-    board = program.TensorBoard(plugins=plugins)
-    board.configure(
-        argv=["", "--logdir", str(folder.resolve())],
-        host=HOST,
-        port=port,
-        load_fast="true" if _has_data_server() else "false",
-        window_title=f"mpt board {folder.resolve().name}",
-    )
     try:
-        return str(board.launch())
+        for fast in ("true", "false") if _has_data_server() else ("false",):
+            board = program.TensorBoard(plugins=plugins)
+            board.configure(
+                argv=["", "--logdir", str(folder.resolve())],
+                host=HOST,
+                port=port,
+                load_fast=fast,
+                window_title=f"mpt board {folder.resolve().name}",
+            )
+            # Where its data server does not run, TensorBoard says so, and exits.
+            with suppress(SystemExit):
+                return str(board.launch())
     except program.TensorBoardServerException as error:
         raise ConfigurationError(
             f"{error.msg}.",
@@ -85,6 +89,7 @@ def _launch(folder: Path, port: int | None) -> str:
             value=port,
             remedy="name another port, or leave --port out to get a free one",
         ) from error
+    raise ConfigurationError("TensorBoard does not start.", where=str(folder))
 
 
 def _has_data_server() -> bool:

@@ -167,10 +167,15 @@ def test_a_port_that_is_taken_is_an_error(events):
     assert done.stdout == ""
 
 
-def test_killed_outright_it_leaves_no_process_and_needs_no_data_server(events):
-    with board(events, TENSORBOARD_DATA_SERVER_BINARY="/nonexistent") as (address, process):
-        assert psutil.Process(process.pid).children() == []
+@pytest.mark.parametrize("program", ["/nonexistent", "/bin/false"])
+def test_it_does_without_the_data_server(events, program):
+    with board(events, TENSORBOARD_DATA_SERVER_BINARY=program) as (address, process):
+        running = [each.status() for each in psutil.Process(process.pid).children()]
+        assert set(running) <= {psutil.STATUS_ZOMBIE}
         assert wait_for(lambda: get(f"{address}data/runs")) == ["0/tensorboard"]
+
+
+def test_killed_outright_it_leaves_no_process(events):
     with board(events) as (_, process):
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
