@@ -1,0 +1,142 @@
+"""A comparison on the console: tables first, the verdict last, where one looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from mpt.comparison.result import Comparison
+from mpt.console import printable, rich_console
+from mpt.pages import tables
+from mpt.pages.tables import BAD, GOOD, QUIET, Cell, Column, Table
+
+STYLES = {GOOD: "green", BAD: "red", QUIET: "dim", "": ""}
+GAP = 2
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the comparison on stdout: tables, remarks, the verdict, the requirements.
+
+    On a terminal a table that is too wide is turned on its side; elsewhere lines are not wrapped.
+    """
+    console = rich_console(sys.stdout)
+    for table in (tables.groups(comparison), tables.pairings(comparison)):
+        _print_table(console, table)
+    _print_remarks(console, comparison)
+    for table in (
+        tables.failures(comparison),
+        tables.unreadable(comparison),
+        tables.published(comparison),
+    ):
+        _print_table(console, table)
+    for note in comparison.notes:
+        _line(console, f"note: {note}")
+    if comparison.notes:
+        _line(console, "")
+    for verdict in comparison.verdicts:
+        scope = f"{verdict.scope}: " if verdict.scope else ""
+        _line(console, f"{scope}{verdict.sentence}", "bold")
+        for reason in verdict.reasons:
+            _line(console, f"  - {reason}")
+    for each in comparison.requirements:
+        met = "met" if each.met else "NOT MET"
+        _line(console, f"{met}: {each.text}: {each.detail}", "green" if each.met else "bold red")
+
+
+def _print_remarks(console: RichConsole, comparison: Comparison) -> None:
+    """What is said in words, by pairing; "speed" and "parity" head their own sentences."""
+    for pairing in comparison.pairings:
+        remarks = tables.remarks(pairing)
+        if not remarks:
+            continue
+        _line(console, f"{pairing.group.label} against {pairing.baseline.label}", "bold")
+        for kind, text in remarks:
+            _line(console, f"  {kind}: {text}")
+        _line(console, "")
+
+
+def _print_table(console: RichConsole, table: Table) -> None:
+    if not table.rows:
+        return
+    _line(console, table.title, "bold")
+    if not console.is_terminal:
+        for line in columns(table):
+            _line(console, line)
+    else:
+        fitting = fit(table, console.width)
+        if fitting is None:
+            _print_records(console, table)
+        else:
+            console.print(_rich(fitting, console.encoding))
+    for note in table.notes:
+        _line(console, note, "dim")
+    _line(console, "")
+
+
+def columns(table: Table) -> list[str]:
+    """The table as lines of columns, as wide as they come."""
+    texts = [[" ".join(text.split()) for text in row] for row in table.texts]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(table.columns))]
+    lines = []
+    for row in texts:
+        cells = [
+            text.rjust(width) if column.numeric else text.ljust(width)
+            for text, width, column in zip(row, widths, table.columns, strict=True)
+        ]
+        lines.append((" " * GAP).join(cells).rstrip())
+    return lines
+
+
+def fit(table: Table, width: int) -> Table | None:
+    """The table, or the table on its side, whichever fits `width` first; None: neither does."""
+    for candidate in (table, turned(table)):
+        if max(map(len, columns(candidate))) <= width:
+            return candidate
+    return None
+
+
+def turned(table: Table) -> Table:
+    """Rows as columns."""
+    first, *others = table.columns
+    heads = [Column("what", first.head, numeric=False)]
+    heads += [Column(row[0].text, row[0].text) for row in table.rows]
+    rows = [
+        [Cell(column.head), *(row[index] for row in table.rows)]
+        for index, column in enumerate(others, start=1)
+    ]
+    return Table(table.key, table.title, heads, rows, table.notes)
+
+
+def _rich(table: Table, encoding: str) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for column in table.columns:
+        drawn.add_column(
+            Text(printable(column.head, encoding)), justify="right" if column.numeric else "left"
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(printable(c.text, encoding), STYLES[c.tone]) for c in row))
+    return drawn
+
+
+def _print_records(console: RichConsole, table: Table) -> None:
+    """Each row as a block of lines, for a terminal too narrow for columns."""
+    width = max(len(column.head) for column in table.columns[1:]) + GAP
+    for row in table.rows:
+        _line(console, f"  {row[0].text}", "bold")
+        for column, cell in zip(table.columns[1:], row[1:], strict=True):
+            _line(console, f"    {column.head:<{width}}{cell.text}", STYLES[cell.tone])
+
+
+def lines_of(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Labelled texts as lines."""
+    width = max((len(label) for label, _ in rows), default=0) + GAP
+    return [f"{label:<{width}}{text}" for label, text in rows]
+
+
+def _line(console: RichConsole, text: str, style: str = "") -> None:
+    console.print(Text(printable(text, console.encoding), style), soft_wrap=not console.is_terminal)
