@@ -30,7 +30,11 @@ class Presence:
     def enter(self) -> "Presence":
         folder = _folder("jobs")
         if folder is not None:
-            self._file = _try_lock(folder / str(os.getpid()))
+            # Locked before it has its name: another process would take an unlocked one away.
+            name = str(os.getpid())
+            self._file = _try_lock(folder / f".{name}")
+            if self._file is not None:
+                os.rename(folder / f".{name}", folder / name)
         self.count()
         return self
 
@@ -39,7 +43,7 @@ class Presence:
         folder = _folder("jobs")
         others = 0
         for path in folder.iterdir() if folder is not None else ():
-            if path.name == str(os.getpid()):
+            if path.name == str(os.getpid()) or path.name.startswith("."):
                 continue
             file = _try_lock(path)
             if file is None:
@@ -53,7 +57,7 @@ class Presence:
     def leave(self) -> None:
         self.count()
         if self._file is not None:
-            Path(self._file.name).unlink(missing_ok=True)
+            Path(self._file.name).with_name(str(os.getpid())).unlink(missing_ok=True)
             self._file.close()
             self._file = None
 

@@ -117,7 +117,9 @@ class SweepTask:
 
     def _do(self, config: Any, *, elsewhere: bool) -> float | None:
         run_dir, varied, index = _place()
-        stop = Stop(run_dir.parent / JOBS / "stop") if elsewhere else None
+        # joblib with n_jobs=1 starts no worker.
+        basic = _launcher() in (None, "basic")
+        stop = None if basic else Stop(run_dir.parent / JOBS / "stop")
         outcome = Outcome(index, varied, run_dir.name)
         if elsewhere:
             # It may be its second run: Ray lost its worker, or Slurm had it make room.
@@ -219,6 +221,12 @@ def _place() -> tuple[Path, list[str], int]:
     assert isinstance(varied, list)
     kept = [str(each) for each in varied if not _sets(str(each), "resume")]
     return Path(hydra.runtime.output_dir), kept, int(hydra.job.num)
+
+
+def _launcher() -> str | None:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices.get("hydra/launcher")
 
 
 def _sets(override: str, key: str) -> bool:

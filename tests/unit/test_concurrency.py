@@ -62,6 +62,22 @@ def test_runs_at_the_same_time_are_counted(process):
     assert presence.most == 3
 
 
+def test_a_run_that_enters_while_another_counts_stays(process, monkeypatch):
+    others = []
+
+    def counted_first(*arguments):
+        if not others:
+            others.append(process("print(Presence().count(), flush=True)").line)
+        return lock(*arguments)
+
+    lock = concurrency.fcntl.flock
+    monkeypatch.setattr(concurrency.fcntl, "flock", counted_first)
+    presence = Presence().enter()
+    assert others == ["1"]
+    assert process("print(Presence().count(), flush=True)").line == "2"
+    presence.leave()
+
+
 def test_one_that_came_and_went_in_between_is_counted_where_the_end_still_sees_it(process):
     presence = Presence().enter()
     process("p = Presence().enter(); print('in', flush=True); time.sleep(60)")
@@ -76,7 +92,7 @@ def test_killed_runs_leave_nothing_behind(process, tmp_path):
     presence = Presence().enter()
     assert presence.count() == 1
     presence.leave()
-    assert [path for path in tmp_path.rglob("jobs/*")] == []
+    assert list(tmp_path.rglob("jobs/*")) == []
 
 
 GPU = """
