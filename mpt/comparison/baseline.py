@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mpt.comparison.groups import fingerprint, width
+from mpt.comparison.groups import Full, fingerprint, width
 from mpt.comparison.result import Group
-from mpt.comparison.settings import MAIN, Settings, section, text
+from mpt.comparison.settings import MAIN, section
 from mpt.errors import ConfigurationError
 
-Full = dict[str, Settings]
+ABSENT = "null"
 
 
 @dataclass
@@ -53,11 +53,7 @@ def parse(given: str | None) -> Selector:
 def differences(group: Group, other: Group, full: Full, selector: Selector) -> list[str]:
     """What sets two groups apart besides that which is compared: keys, "device" and "data"."""
     mine, theirs = full[group.key], full[other.key]
-    found = [
-        key
-        for key in sorted(mine.keys() | theirs.keys())
-        if not selector.admits(key) and text(mine.get(key)) != text(theirs.get(key))
-    ]
+    found = sorted({key for key, _ in mine.items() ^ theirs.items() if not selector.admits(key)})
     if group.device != other.device:
         found.append("device")
     if fingerprint(group) != fingerprint(other):
@@ -80,15 +76,11 @@ def assign(
     candidates = [group for group in groups if _is_wanted(group, full, selector)]
     if not candidates:
         _refuse(groups, full, selector)
-    scopes: list[list[Group]] = []
+    scopes: dict[object, list[Group]] = {}
     for group in groups:
-        for scope in scopes:
-            if not differences(group, scope[0], full, selector):
-                scope.append(group)
-                break
-        else:
-            scopes.append([group])
-    baselines, rest = _within_scopes(scopes, candidates, selector)
+        kept = frozenset(each for each in full[group.key].items() if not selector.admits(each[0]))
+        scopes.setdefault((kept, group.device, fingerprint(group)), []).append(group)
+    baselines, rest = _within_scopes(list(scopes.values()), candidates, selector)
     held: dict[str, list[Group]] = {baseline.key: [] for baseline in baselines}
     for group in rest:
         nearest = min(baselines, key=lambda b: len(differences(group, b, full, selector)))
@@ -130,7 +122,7 @@ def _is_wanted(group: Group, full: Full, selector: Selector) -> bool:
 
 def _values(group: Group, full: Full, key: str) -> list[str]:
     """What a group may be called by; its policy as it was asked for and as it was used."""
-    values = [text(full[group.key].get(key))]
+    values = [full[group.key].get(key, ABSENT)]
     if key == MAIN["precision"] and group.policy not in values:
         values.append(group.policy)
     return values
@@ -143,7 +135,7 @@ def _refuse(groups: Sequence[Group], full: Full, selector: Selector) -> None:
         if value in there:
             continue
         name = short.get(key, key)
-        if there == ["null"]:
+        if there == [ABSENT]:
             keys = sorted({short.get(k, k) for group in groups for k in group.settings})
             raise ConfigurationError(
                 f"No run has the key {name}",

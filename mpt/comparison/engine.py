@@ -15,6 +15,7 @@ from mpt.comparison.machines import mark_shared
 from mpt.comparison.pairing import compare_metric, mixed, pair
 from mpt.comparison.require import check, parse
 from mpt.comparison.result import Comparison, Group, Run
+from mpt.comparison.settings import MAIN, text
 from mpt.comparison.verdict import verdict
 from mpt.comparison.why import why_not_faster
 from mpt.errors import ConfigurationError
@@ -132,9 +133,7 @@ def _mode(runs: Sequence[Run], tag: str) -> str:
     for run in runs:
         best = run.report.metrics.best
         if best is not None and best.name == tag:
-            mode = config_of(run, "monitor_mode")
-            # A run took "auto" by the same rule, and chose its best step so.
-            return "max" if mode == "auto" and parity.direction(tag, "auto") else str(mode)
+            return str(config_of(run, "monitor_mode"))
     return "auto"
 
 
@@ -155,13 +154,13 @@ def _scope(reference: Group, references: list[Group], selector: baselines.Select
 def _shortest(said: list[tuple[str, Any]]) -> str:
     """Of a section whose choice has a name, the name: "model=cnn"."""
     words = []
-    named = {key.split(".")[0] for key, _ in said if key in baselines.MAIN.values()}
+    named = {key.split(".")[0] for key, _ in said if key in MAIN.values()}
     for key, value in said:
         name = key.split(".")[0]
-        if baselines.MAIN.get(name) == key:
-            words.append(f"{name}={baselines.text(value)}")
+        if MAIN.get(name) == key:
+            words.append(f"{name}={text(value)}")
         elif name not in named:
-            words.append(f"{key}={baselines.text(value)}")
+            words.append(f"{key}={text(value)}")
     return " ".join(words)
 
 

@@ -26,9 +26,12 @@ WIDTH = (
 NOT_RECORDED = "not recorded"
 AS_CONFIGURED = "as configured"  # the reason of a choice that the user made
 
+# Key of a group -> its flat settings, as text.
+Full = dict[str, dict[str, str]]
 
-def grouped(runs: Sequence[Run]) -> tuple[list[Group], dict[str, Settings]]:
-    """The groups in the order of their first runs, and all settings of each by its key.
+
+def grouped(runs: Sequence[Run]) -> tuple[list[Group], Full]:
+    """The groups in the order of their first runs, and all settings of each by its key, as text.
 
     A run that ended before it knew its device or data joins the group of its configuration.
     """
@@ -51,11 +54,11 @@ def grouped(runs: Sequence[Run]) -> tuple[list[Group], dict[str, Settings]]:
     varied = settings_of.differing(all_settings)
     policies = [_policy(each) for each in members]
     groups: list[Group] = []
-    full: dict[str, Settings] = {}
+    full: Full = {}
     for each, own, policy in zip(members, all_settings, policies, strict=True):
         group = _group(each, policy, {key: own.get(key) for key in varied})
         groups.append(group)
-        full[group.key] = own
+        full[group.key] = {key: text(value) for key, value in own.items()}
     _name(groups, settings_of.labels(all_settings, policies))
     return groups, full
 

@@ -1,10 +1,10 @@
 """One group against its baseline."""
 
 from mpt.comparison import parity, speed
-from mpt.comparison.baseline import Full, Selector, differences
-from mpt.comparison.groups import fingerprint
+from mpt.comparison.baseline import ABSENT, Selector, differences
+from mpt.comparison.groups import Full, fingerprint
 from mpt.comparison.result import Group, Pairing, Run, Spread
-from mpt.comparison.settings import MAIN, section, text
+from mpt.comparison.settings import MAIN, section
 
 SURROUNDINGS = {"TensorFlow": "tensorflow", "Keras": "keras", "host": "host"}
 
@@ -57,9 +57,8 @@ def _named(keys: list[str]) -> list[str]:
 
 def _compares(group: Group, baseline: Group, full: Full, selector: Selector) -> bool:
     """Whether the two differ in something that the selector is about."""
-    mine, theirs = full[group.key], full[baseline.key]
-    keys = [key for key in mine.keys() | theirs.keys() if selector.admits(key)]
-    return any(text(mine.get(key)) != text(theirs.get(key)) for key in keys)
+    changed = full[group.key].items() ^ full[baseline.key].items()
+    return any(selector.admits(key) for key, _ in changed)
 
 
 def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
@@ -72,7 +71,7 @@ def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
             hashes = [(fingerprint(each) or "not recorded")[:8] for each in (group, baseline)]
             notes.append(f"other data: fingerprint {hashes[0]}, the baseline's {hashes[1]}")
         else:
-            ours, theirs = (text(full[each.key].get(key)) for each in (group, baseline))
+            ours, theirs = (full[each.key].get(key, ABSENT) for each in (group, baseline))
             notes.append(f"other settings: {key}={ours}, the baseline's {theirs}")
     if group.batch_size != baseline.batch_size:
         sizes = [str(each.batch_size or "not recorded") for each in (group, baseline)]

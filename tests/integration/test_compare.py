@@ -37,14 +37,17 @@ RUN = (
 )
 
 
-@pytest.mark.slow
-def test_a_slow_down_of_a_tenth_and_none(
-    mpt_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pausing.py").write_text(PAUSE)
-    # Other tests' runs are counted there; the pauses do not mind them.
+@pytest.fixture
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests' runs are not counted as jobs on this machine: the pauses do not mind them."""
     (tmp_path / "locks").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "locks"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_locks")  # before `mpt_process` notes the environment
+def test_a_slow_down_of_a_tenth_and_none(mpt_process: Any, tmp_path: Path) -> None:
+    (tmp_path / "pausing.py").write_text(PAUSE)
     callbacks = ",".join(
         f"[{{_target_: pausing.Pause, seconds: {seconds}}}]" for seconds in (0.2, 0.2001, 0.22)
     )

@@ -97,3 +97,20 @@ def test_help(mpt: Any) -> None:
     assert done.code == 0
     for flag in ("--baseline", "--margin", "--metric", "--target", "--require", "--html"):
         assert flag in done.out
+
+
+def test_the_console_markdown_and_a_page(mpt: Any, write_run: Any, tmp_path: Any) -> None:
+    folder = three_seeds(write_run)
+    verdict = "no answer yet on mixed_bfloat16: 1.5 times faster"
+    assert verdict in mpt("compare", folder).out
+    page = tmp_path / "page.html"
+    done = mpt("compare", folder, "--markdown", "--html", str(page))
+    assert (done.code, done.err) == (0, f"page: {page}\n")
+    assert verdict in done.out
+    assert verdict in page.read_text()
+
+
+def test_a_page_that_cannot_be_written(mpt: Any, write_run: Any, tmp_path: Any) -> None:
+    done = mpt("compare", three_seeds(write_run), "--html", str(tmp_path / "no" / "page.html"))
+    assert done.code == 2
+    assert "The page cannot be written" in done.err

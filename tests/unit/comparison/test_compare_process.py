@@ -32,10 +32,11 @@ def test_two_hundred_runs_in_five_seconds_and_500_mb(
             files[policy] = write_run(rows=rows, **given) / "metrics.jsonl"
         else:
             os.link(files[policy], write_run(**given) / "metrics.jsonl")
-    out, err = tmp_path / "out", tmp_path / "err"
+    out, err, page = tmp_path / "out", tmp_path / "err", tmp_path / "page.html"
+    words = ["compare", str(write_run.folder), "--json", "--html", str(page)]
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "compare", str(write_run.folder), "--json"],
+            [sys.executable, "-c", PROGRAM, *words],
             stdout=stdout,
             stderr=stderr,
         )
@@ -43,6 +44,7 @@ def test_two_hundred_runs_in_five_seconds_and_500_mb(
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, err.read_text()
     assert out.read_text().count('"path"') == RUNS
+    assert "mixed_bfloat16" in page.read_text()
     # Processor time: the clock on the wall tells of other tests, too.
     assert used.ru_utime + used.ru_stime < SECONDS
     assert used.ru_maxrss * 1024 < BYTES
