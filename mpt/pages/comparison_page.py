@@ -101,7 +101,7 @@ def _verdict(verdict: Verdict) -> str:
 def _remarks(comparison: Comparison) -> str:
     parts = []
     for pairing in comparison.pairings:
-        remarks = tables.remarks(pairing)
+        remarks = tables.remarks(comparison, pairing)
         if remarks:
             title = f"{pairing.group.label} against {pairing.baseline.label}"
             rows = "".join(

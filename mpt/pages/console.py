@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console as RichConsole
@@ -26,47 +25,50 @@ def print_comparison(comparison: Comparison) -> None:
     """
     console = rich_console(sys.stdout)
     for table in (tables.groups(comparison), tables.pairings(comparison)):
-        _print_table(console, table)
+        print_table(console, table)
     _print_remarks(console, comparison)
     for table in (
         tables.failures(comparison),
         tables.unreadable(comparison),
         tables.published(comparison),
     ):
-        _print_table(console, table)
+        print_table(console, table)
     for note in comparison.notes:
-        _line(console, f"note: {note}")
+        print_line(console, f"note: {note}")
     if comparison.notes:
-        _line(console, "")
+        print_line(console, "")
     for verdict in comparison.verdicts:
         scope = f"{verdict.scope}: " if verdict.scope else ""
-        _line(console, f"{scope}{verdict.sentence}", "bold")
+        print_line(console, f"{scope}{verdict.sentence}", "bold")
         for reason in verdict.reasons:
-            _line(console, f"  - {reason}")
+            print_line(console, f"  - {reason}")
     for each in comparison.requirements:
         met = "met" if each.met else "NOT MET"
-        _line(console, f"{met}: {each.text}: {each.detail}", "green" if each.met else "bold red")
+        print_line(
+            console, f"{met}: {each.text}: {each.detail}", "green" if each.met else "bold red"
+        )
 
 
 def _print_remarks(console: RichConsole, comparison: Comparison) -> None:
     """What is said in words, by pairing; "speed" and "parity" head their own sentences."""
     for pairing in comparison.pairings:
-        remarks = tables.remarks(pairing)
+        remarks = tables.remarks(comparison, pairing)
         if not remarks:
             continue
-        _line(console, f"{pairing.group.label} against {pairing.baseline.label}", "bold")
+        print_line(console, f"{pairing.group.label} against {pairing.baseline.label}", "bold")
         for kind, text in remarks:
-            _line(console, f"  {kind}: {text}")
-        _line(console, "")
+            print_line(console, f"  {kind}: {text}")
+        print_line(console, "")
 
 
-def _print_table(console: RichConsole, table: Table) -> None:
+def print_table(console: RichConsole, table: Table) -> None:
+    """Print a table with its title; nothing where it has no rows."""
     if not table.rows:
         return
-    _line(console, table.title, "bold")
+    print_line(console, table.title, "bold")
     if not console.is_terminal:
         for line in columns(table):
-            _line(console, line)
+            print_line(console, line)
     else:
         fitting = fit(table, console.width)
         if fitting is None:
@@ -74,8 +76,8 @@ def _print_table(console: RichConsole, table: Table) -> None:
         else:
             console.print(_rich(fitting, console.encoding))
     for note in table.notes:
-        _line(console, note, "dim")
-    _line(console, "")
+        print_line(console, note, "dim")
+    print_line(console, "")
 
 
 def columns(table: Table) -> list[str]:
@@ -127,16 +129,11 @@ def _print_records(console: RichConsole, table: Table) -> None:
     """Each row as a block of lines, for a terminal too narrow for columns."""
     width = max(len(column.head) for column in table.columns[1:]) + GAP
     for row in table.rows:
-        _line(console, f"  {row[0].text}", "bold")
+        print_line(console, f"  {row[0].text}", "bold")
         for column, cell in zip(table.columns[1:], row[1:], strict=True):
-            _line(console, f"    {column.head:<{width}}{cell.text}", STYLES[cell.tone])
+            print_line(console, f"    {column.head:<{width}}{cell.text}", STYLES[cell.tone])
 
 
-def lines_of(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Labelled texts as lines."""
-    width = max((len(label) for label, _ in rows), default=0) + GAP
-    return [f"{label:<{width}}{text}" for label, text in rows]
-
-
-def _line(console: RichConsole, text: str, style: str = "") -> None:
+def print_line(console: RichConsole, text: str, style: str = "") -> None:
+    """Print one line; it is wrapped on a terminal only."""
     console.print(Text(printable(text, console.encoding), style), soft_wrap=not console.is_terminal)

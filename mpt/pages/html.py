@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -25,6 +26,10 @@ def page(title: str, body: str) -> str:
         f"<title>{escape(title)}</title><style>{style()}</style></head>\n"
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
+
+
+# A median or an estimate, and the range that goes on a line of its own.
+RANGE = re.compile(r"(.+?) (\(.+ to .+\).*)")
 
 
 @cache
@@ -67,9 +72,12 @@ def _row(content: Table, row: list[Cell], swatches: dict[str, str]) -> str:
     cells = []
     for index, (column, cell) in enumerate(zip(content.columns, row, strict=True)):
         shown = escape(cell.text)
+        if column.numeric and (found := RANGE.fullmatch(cell.text)):
+            shown = f'{escape(found[1])} <span class="range">{escape(found[2])}</span>'
         if index == 0 and cell.text in swatches:
             shown = f'<span class="swatch {swatches[cell.text]}"></span>{shown}'
-        kind = " ".join(filter(None, ["number" if column.numeric else "", cell.tone]))
+        name = "name" if index == 0 and cell.text in swatches else ""
+        kind = " ".join(filter(None, [name, "number" if column.numeric else "", cell.tone]))
         tag = 'th scope="row"' if index == 0 else "td"
         cells.append(
             f'<{tag} data-key="{escape(column.key)}"{_data(cell.value)}'

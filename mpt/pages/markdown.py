@@ -48,7 +48,7 @@ def markdown(comparison: Comparison) -> str:
 def _remarks(comparison: Comparison) -> list[str]:
     parts = []
     for pairing in comparison.pairings:
-        remarks = tables.remarks(pairing)
+        remarks = tables.remarks(comparison, pairing)
         if remarks:
             title = f"{pairing.group.label} against {pairing.baseline.label}"
             lines = [f"- {kind}: {escaped(text)}" for kind, text in remarks]

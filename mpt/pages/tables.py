@@ -5,6 +5,7 @@ A cell keeps the full number behind its text, so that a page can be read by a pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,7 @@ def groups(comparison: Comparison) -> Table:
         ),
         (Column("wall_seconds", "seconds in all"), lambda g: spread(g.wall_seconds, rate)),
         (Column("skipped_steps", "skipped steps"), lambda g: spread(g.skipped_steps, number)),
-        (Column("loss_scale", "last loss scale"), lambda g: spread(g.loss_scale, power_of_two)),
+        (Column("loss_scale", "last loss scale"), lambda g: spread(g.loss_scale, scale)),
     ]
     if comparison.metric is None:
         makers = [each for each in makers if each[0].key not in ("final", "best")]
@@ -141,11 +142,19 @@ def _speed(pairing: Pairing) -> str:
     return "no verdict" if pairing.speed == "none" else pairing.speed
 
 
-def remarks(pairing: Pairing) -> list[tuple[str, str]]:
-    """What is to be said of a pairing in words, as (kind, sentence): speed, parity, why, note."""
-    found = [("speed", pairing.speed_text)] if pairing.speed_text else []
-    if pairing.parity is not None and pairing.parity.text:
-        found.append(("parity", pairing.parity.text))
+def remarks(comparison: Comparison, pairing: Pairing) -> list[tuple[str, str]]:
+    """What is to be said of a pairing in words, as (kind, sentence): speed, parity, why, note.
+
+    What a verdict's reasons say already is not said again.
+    """
+    said = " ".join(reason for verdict in comparison.verdicts for reason in verdict.reasons)
+    found = [("speed", pairing.speed_text)]
+    found += [("parity", pairing.parity.text)] if pairing.parity is not None else []
+    found = [
+        (kind, text)
+        for kind, text in found
+        if text and f"{pairing.group.label}: {text}" not in said
+    ]
     found += [("why not faster", text) for text in pairing.why_not_faster]
     return found + [("note", text) for text in pairing.notes]
 
@@ -329,7 +338,8 @@ def spread(found: Spread | None, text: Callable[[float], str]) -> Cell:
         return Cell(NONE)
     middle, low, high = text(found.median), text(found.low), text(found.high)
     same = found.count < 2 or low == high == middle
-    return Cell(middle if same else f"{middle} ({low} to {high})", found.median)
+    shown = middle if same else _between(middle, low, high)
+    return Cell(shown, found.median)
 
 
 def interval(found: Interval | None, text: Callable[[float], str]) -> Cell:
@@ -338,7 +348,17 @@ def interval(found: Interval | None, text: Callable[[float], str]) -> Cell:
         return Cell(NONE)
     if found.low is None or found.high is None:
         return Cell(text(found.estimate), found.estimate)
-    return Cell(f"{text(found.estimate)} ({text(found.low)} to {text(found.high)})", found.estimate)
+    shown = _between(text(found.estimate), text(found.low), text(found.high))
+    return Cell(shown, found.estimate)
+
+
+def _between(middle: str, low: str, high: str) -> str:
+    """ "4.5 GiB (4.4 to 4.6)": the unit is said once where all three have it."""
+    units = {re.sub(r"^[-+0-9.e^]+", "", text) for text in (middle, low, high)}
+    unit = units.pop()
+    if unit and not units and unit not in ("nan", "inf"):
+        low, high = low.removesuffix(unit), high.removesuffix(unit)
+    return f"{middle} ({low} to {high})"
 
 
 def times(value: float) -> str:
@@ -347,8 +367,8 @@ def times(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference, with its sign; three significant digits."""
-    return "0" if value == 0 else f"{value:+.3g}"
+    """A difference, with its sign; two significant digits."""
+    return "0" if value == 0 else f"{value:+.2g}"
 
 
 def short_tag(tag: str | None) -> str:
@@ -361,6 +381,11 @@ def target(comparison: Comparison) -> str:
     if comparison.target is None:
         return "target"
     return f"{short_tag(comparison.metric)} {number(comparison.target)}"
+
+
+def scale(value: float) -> str:
+    """A loss scale: "2^15"; 1, which is none, as it is."""
+    return "1" if value == 1 else power_of_two(value)
 
 
 def plain(value: Any) -> str:
