@@ -11,6 +11,9 @@ from mpt.pages import html, plots, tables
 from mpt.pages.series import series
 from mpt.report.numbers import rate
 
+UPRIGHT = 5
+"""Up to so many groups stand side by side, so that all that was measured of them is in view."""
+
 
 def comparison_html(comparison: Comparison) -> str:
     """The comparison as one file that needs nothing else."""
@@ -29,7 +32,11 @@ def comparison_html(comparison: Comparison) -> str:
         html.section(
             "groups",
             "What was measured",
-            html.table(tables.groups(comparison), swatches=colours),
+            html.table(
+                tables.groups(comparison),
+                swatches=colours,
+                upright=len(comparison.groups) <= UPRIGHT,
+            ),
             _grid(
                 [
                     plots.bars(drawn, "throughput", "Throughput", "examples/s", rate),
@@ -70,8 +77,7 @@ def comparison_html(comparison: Comparison) -> str:
 def _head(comparison: Comparison) -> str:
     devices = list(dict.fromkeys(group.device for group in comparison.groups))
     said = [
-        f"mpt compare: {_counted(len(comparison.runs), 'run')} "
-        f"in {_counted(len(comparison.groups), 'group')}",
+        f"{_counted(len(comparison.runs), 'run')} in {_counted(len(comparison.groups), 'group')}",
         "; ".join(devices),
     ]
     if comparison.metric is not None:
@@ -144,6 +150,10 @@ def _foot() -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _sentences(texts: list[str]) -> str:
+    return " ".join(f"{_capital(text)}." for text in texts if text)
 
 
 def _capital(text: str) -> str:

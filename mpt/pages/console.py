@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console as RichConsole
@@ -12,7 +14,7 @@ from rich.text import Text
 from mpt.comparison.result import Comparison
 from mpt.console import printable, rich_console
 from mpt.pages import tables
-from mpt.pages.tables import BAD, GOOD, QUIET, Cell, Column, Table
+from mpt.pages.tables import BAD, GOOD, QUIET, RANGE, Cell, Column, Table
 
 STYLES = {GOOD: "green", BAD: "red", QUIET: "dim", "": ""}
 GAP = 2
@@ -95,11 +97,28 @@ def columns(table: Table) -> list[str]:
 
 
 def fit(table: Table, width: int) -> Table | None:
-    """The table, or the table on its side, whichever fits `width` first; None: neither does."""
-    for candidate in (table, turned(table)):
-        if max(map(len, columns(candidate))) <= width:
-            return candidate
-    return None
+    """The table as it is, with ranges below their medians, or on its side: what first fits."""
+    below = stacked(table)
+    return next((each for each in (table, below, turned(below)) if _width(each) <= width), None)
+
+
+def _width(table: Table) -> int:
+    longest = [
+        max(len(line) for text in column for line in text.split("\n"))
+        for column in zip(*table.texts, strict=True)
+    ]
+    return sum(longest) + GAP * (len(longest) - 1)
+
+
+def stacked(table: Table) -> Table:
+    """The table with every range on a line of its own."""
+
+    def cell(column: Column, each: Cell) -> Cell:
+        found = RANGE.fullmatch(each.text) if column.numeric else None
+        return each if found is None else replace(each, text=f"{found[1]}\n{found[2]}")
+
+    rows = [[cell(*each) for each in zip(table.columns, row, strict=True)] for row in table.rows]
+    return replace(table, rows=rows)
 
 
 def turned(table: Table) -> Table:
@@ -115,7 +134,9 @@ def turned(table: Table) -> Table:
 
 
 def _rich(table: Table, encoding: str) -> RichTable:
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0)
+    )
     for column in table.columns:
         drawn.add_column(
             Text(printable(column.head, encoding)), justify="right" if column.numeric else "left"
@@ -135,5 +156,14 @@ def _print_records(console: RichConsole, table: Table) -> None:
 
 
 def print_line(console: RichConsole, text: str, style: str = "") -> None:
-    """Print one line; it is wrapped on a terminal only."""
-    console.print(Text(printable(text, console.encoding), style), soft_wrap=not console.is_terminal)
+    """Print one line. On a terminal a sentence is wrapped between words, and hangs."""
+    if console.is_terminal and len(text) > console.width:
+        indent = " " * (len(text) - len(text.lstrip(" -")) + 2)
+        text = textwrap.fill(
+            text,
+            console.width,
+            subsequent_indent=indent[:-2] or "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    console.print(Text(printable(text, console.encoding), style), soft_wrap=True)

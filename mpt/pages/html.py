@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any
 
-from mpt.pages.tables import Cell, Table
+from mpt.pages.tables import RANGE, Cell, Column, Table
 from mpt.report.json_values import encode
 
 # Nothing may be fetched, sent or run, whatever a name or a message holds.
@@ -28,10 +27,6 @@ def page(title: str, body: str) -> str:
     )
 
 
-# A median or an estimate, and the range that goes on a line of its own.
-RANGE = re.compile(r"(.+?) (\(.+ to .+\).*)")
-
-
 @cache
 def style() -> str:
     """The style sheet, which lies beside this module."""
@@ -46,48 +41,69 @@ def section(key: str, title: str, *parts: str) -> str:
     return f'<section id="{escape(key)}"><h2>{escape(title)}</h2>\n{content}\n</section>'
 
 
-def table(content: Table, *, swatches: dict[str, str] | None = None, caption: bool = False) -> str:
+def table(
+    content: Table,
+    *,
+    swatches: dict[str, str] | None = None,
+    caption: bool = False,
+    upright: bool = False,
+) -> str:
     """A table that scrolls in a box of its own; empty where it has no rows.
+
+    Every cell says which row and which column it is (data-row, data-key), whichever way the table
+    lies, and the full number behind its text (data-value).
 
     Args:
         swatches: text of a first cell -> CSS class of the colour shown before it.
         caption: give it its title.
+        upright: a column for each row of `content`, for few rows with many columns.
     """
     if not content.rows:
         return ""
-    heads = "".join(
-        f'<th scope="col"{_numeric(column.numeric)}>{escape(column.head)}</th>'
-        for column in content.columns
-    )
-    rows = "".join(_row(content, row, swatches or {}) for row in content.rows)
+    swatches = swatches or {}
+    columns = content.columns
+    if upright:
+        heads = ["<td></td>", *(_head(row[0].text, "col", True, swatches) for row in content.rows)]
+        rows = [
+            [
+                _head(column.head, "row", False, {}),
+                *(_cell(row[0].text, column, row[index]) for row in content.rows),
+            ]
+            for index, column in enumerate(columns[1:], start=1)
+        ]
+    else:
+        heads = [_head(column.head, "col", column.numeric, {}) for column in columns]
+        rows = [
+            [
+                _head(row[0].text, "row", False, swatches),
+                *(_cell(row[0].text, *each) for each in zip(columns[1:], row[1:], strict=True)),
+            ]
+            for row in content.rows
+        ]
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     title = f"<caption>{escape(content.title)}</caption>" if caption else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
     return (
         f'<div class="scroll" tabindex="0"><table data-table="{escape(content.key)}">{title}'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
+        f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody></table></div>{notes}"
     )
 
 
-def _row(content: Table, row: list[Cell], swatches: dict[str, str]) -> str:
-    cells = []
-    for index, (column, cell) in enumerate(zip(content.columns, row, strict=True)):
-        shown = escape(cell.text)
-        if column.numeric and (found := RANGE.fullmatch(cell.text)):
-            shown = f'{escape(found[1])} <span class="range">{escape(found[2])}</span>'
-        if index == 0 and cell.text in swatches:
-            shown = f'<span class="swatch {swatches[cell.text]}"></span>{shown}'
-        name = "name" if index == 0 and cell.text in swatches else ""
-        kind = " ".join(filter(None, [name, "number" if column.numeric else "", cell.tone]))
-        tag = 'th scope="row"' if index == 0 else "td"
-        cells.append(
-            f'<{tag} data-key="{escape(column.key)}"{_data(cell.value)}'
-            f"{_class(kind)}>{shown}</{tag.split()[0]}>"
-        )
-    return f'<tr data-row="{escape(row[0].text)}">{"".join(cells)}</tr>'
+def _head(text: str, scope: str, numeric: bool, swatches: dict[str, str]) -> str:
+    shown = escape(text)
+    if text in swatches:
+        shown = f'<span class="swatch {swatches[text]}"></span>{shown}'
+    kinds = (["name"] if text in swatches else []) + (["number"] if numeric else [])
+    return f'<th scope="{scope}"{_class(" ".join(kinds))}>{shown}</th>'
 
 
-def _numeric(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
+def _cell(row: str, column: Column, cell: Cell) -> str:
+    shown = escape(cell.text)
+    if column.numeric and (found := RANGE.fullmatch(cell.text)):
+        shown = f'{escape(found[1])} <span class="range">{escape(found[2])}</span>'
+    kind = " ".join(filter(None, ["number" if column.numeric else "", cell.tone]))
+    where = f' data-row="{escape(row)}" data-key="{escape(column.key)}"'
+    return f"<td{where}{_data(cell.value)}{_class(kind)}>{shown}</td>"
 
 
 def _class(kind: str) -> str:

@@ -11,7 +11,7 @@ from mpt.comparison.result import Comparison, Group, Interval, Run, Spread
 from mpt.pages import html
 from mpt.pages.series import FEW, Merged, Series, merge
 from mpt.pages.svg import Axis, Figure, Point
-from mpt.pages.tables import Cell, Column, Table, short_tag, signed, times
+from mpt.pages.tables import Cell, Column, Table, interval, short_tag, signed, times
 from mpt.report.numbers import number, rate, size
 
 WIDTH = 460.0
@@ -51,7 +51,7 @@ def bars(
         return ""
     said = "; ".join(f"{each.group.label} {text(spread.median)}" for each, spread in found)
     height = ROW * len(found) + 8
-    picture = Figure(f"plot-{key}", title, f"Medians in {unit}: {said}.", WIDTH, height)
+    picture = Figure(f"plot-{key}", title, f"Medians: {said} {unit}".strip() + ".", WIDTH, height)
     largest = max(spread.high for _, spread in found) or 1.0
     x = Axis(0, largest, 0, WIDTH - 8)
     for index, (each, spread) in enumerate(found):
@@ -63,13 +63,12 @@ def bars(
         if spread.count > 1:
             for end in (spread.low, spread.high):
                 picture.line((x(end), top + 24), (x(end), top + 32), "whisker")
-    picture.line((0, 16), (0, height - 6), "axis")
     numbers = Table(
         key,
         title,
         [
             Column("group", "group", numeric=False),
-            Column("median", f"median, {unit}"),
+            Column("median", f"median, {unit}" if unit else "median"),
             Column("low", "lowest"),
             Column("high", "highest"),
             Column("runs", "runs"),
@@ -83,7 +82,7 @@ def bars(
             for each, spread in found
         ],
     )
-    caption = f"{title}: median over runs, {unit}; the line spans all runs"
+    caption = f"{title}: median over runs{f', {unit}' if unit else ''}; the line spans all runs"
     return html.figure(str(picture), caption, html.table(numbers, swatches=swatches(drawn)))
 
 
@@ -132,7 +131,7 @@ def _forest(
     low, high = min(ends), max(ends)
     room = 0.08 * (high - low) or 0.1 * (abs(neutral) or 1.0)
     height = ROW * len(rows) + BOTTOM - 8
-    said = "; ".join(f"{label} {_interval(each, text)}" for label, _, each in rows)
+    said = "; ".join(f"{label} {interval(each, text).text}" for label, _, each in rows)
     picture = Figure(key, title, said, WIDTH, height)
     x = Axis(low - room, high + room, 10, WIDTH - 10)
     bottom = ROW * len(rows) + 4
@@ -143,7 +142,7 @@ def _forest(
     for index, (label, colour, each) in enumerate(rows):
         y = index * ROW + 30
         picture.text((0, y - 14), label, "strong")
-        picture.text((WIDTH, y - 14), _interval(each, text), anchor="end")
+        picture.text((WIDTH, y - 14), interval(each, text).text, anchor="end")
         if each.low is not None and each.high is not None:
             picture.line((x(each.low), y), (x(each.high), y), f"effect {colour}")
         picture.circle((x(each.estimate), y), 4.5, f"dot {colour}")
@@ -152,12 +151,6 @@ def _forest(
         picture.line((x(value), bottom), (x(value), bottom + 4), "axis")
         picture.text((x(value), bottom + 18), text(value), "tick", "middle")
     return str(picture)
-
-
-def _interval(found: Interval, text: Callable[[float], str]) -> str:
-    if found.low is None or found.high is None:
-        return text(found.estimate)
-    return f"{text(found.estimate)} ({text(found.low)} to {text(found.high)})"
 
 
 def plane(comparison: Comparison, drawn: Sequence[Series]) -> str:
@@ -247,7 +240,7 @@ def _curves(drawn: Sequence[Series], tag: str, *, by_time: bool, label: str) -> 
     key = f"curve-{tag.replace('/', '-').replace('_', '-')}-{over.replace(' ', '-')}"
     picture = Figure(key, caption, "; ".join(ends) + ".", WIDTH, 260)
     x = Axis(
-        min(float(line.x[0]) for _, line in found),
+        min(0.0, *(float(line.x[0]) for _, line in found)),
         max(float(line.x[-1]) for _, line in found),
         LEFT,
         WIDTH - RIGHT,
@@ -256,14 +249,19 @@ def _curves(drawn: Sequence[Series], tag: str, *, by_time: bool, label: str) -> 
         x.high = x.low + 1
     y = y_axis([line for _, line in found], 260 - BOTTOM)
     clip = picture.clip(LEFT, TOP - 3, WIDTH - LEFT - RIGHT, 260 - BOTTOM - TOP + 6)
-    picture.frame(x, y, x_text=number, y_text=number, x_label=label)
+    picture.frame(x, y, x_text=number, y_text=_unit(tag), x_label=label)
     for each, line in found:
         _draw(picture, each, line, x, y, clip)
     single = all(len(each.group.runs) <= FEW for each, _ in found)
     if not single:
         caption += ": median and range"
-    numbers = _curve_numbers(key, caption, label, found)
+    numbers = _curve_numbers(key, caption, label, found, _unit(tag))
     return html.figure(str(picture), caption, html.table(numbers))
+
+
+def _unit(tag: str) -> Callable[[float], str]:
+    """How a tag's values are written."""
+    return size if tag.startswith("memory/") else number
 
 
 def y_axis(lines: Sequence[Merged], bottom: float) -> Axis:
@@ -304,7 +302,11 @@ def _draw(picture: Figure, each: Series, line: Merged, x: Axis, y: Axis, clip: s
 
 
 def _curve_numbers(
-    key: str, caption: str, label: str, found: Sequence[tuple[Series, Merged]]
+    key: str,
+    caption: str,
+    label: str,
+    found: Sequence[tuple[Series, Merged]],
+    text: Callable[[float], str],
 ) -> Table:
     columns = [Column("x", label)]
     columns += [Column(each.group.key, each.group.label) for each, _ in found]
@@ -316,7 +318,7 @@ def _curve_numbers(
         cells = [Cell(number(round(float(at), 3)), float(at))]
         for _, line in found:
             value = float(np.interp(at, line.x, line.median, left=np.nan, right=np.nan))
-            cells.append(Cell(number(value), value) if math.isfinite(value) else Cell("-"))
+            cells.append(Cell(text(value), value) if math.isfinite(value) else Cell("-"))
         rows.append(cells)
     return Table(key, caption, columns, rows)
 
@@ -410,6 +412,6 @@ def _power(value: float) -> str:
 def memory_bars(drawn: Sequence[Series]) -> list[str]:
     """The peaks of the device's memory and of the host's."""
     return [
-        bars(drawn, "device_memory", "Device memory, peak", "bytes", size),
-        bars(drawn, "host_memory", "Host memory, peak", "bytes", size),
+        bars(drawn, "device_memory", "Device memory, peak", "", size),
+        bars(drawn, "host_memory", "Host memory, peak", "", size),
     ]

@@ -17,6 +17,8 @@ NONE = "-"
 GOOD, BAD, QUIET = "good", "bad", "quiet"
 SPEED_TONES = {"faster": GOOD, "slower": BAD}
 PARITY_TONES = {"same": GOOD, "better": GOOD, "worse": BAD, "different": BAD}
+# A median or an estimate, and the range that may go on a line of its own.
+RANGE = re.compile(r"(.+?) (\(.+ to .+\).*)")
 PARITY_WORDS = {"not_enough_seeds": "not enough seeds to say"}
 
 
