@@ -66,7 +66,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 def paired(differences: Sequence[float]) -> Difference:
     """The mean of paired differences; at least one."""
     count = len(differences)
-    error = math.sqrt(variance(differences) / count) if count > 1 else math.nan
+    error = math.sqrt(_variance(differences) / count) if count > 1 else math.nan
     return Difference(fmean(differences), error, count - 1, count, paired=True)
 
 
@@ -76,10 +76,10 @@ def welch(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     count = min(len(values), len(baseline))
     if count < 2:
         return Difference(estimate, math.nan, math.nan, count, paired=False)
-    parts = [variance(side) / len(side) for side in (values, baseline)]
+    parts = [_variance(side) / len(side) for side in (values, baseline)]
     total = sum(parts)
-    if total == 0:
-        return Difference(estimate, 0.0, 2 * count - 2, count, paired=False)
+    if total == 0 or total > 1e150:  # its square is no number
+        return Difference(estimate, math.sqrt(total), count - 1, count, paired=False)
     sizes = (len(values), len(baseline))
     degrees = total**2 / sum(p**2 / (n - 1) for p, n in zip(parts, sizes, strict=True))
     return Difference(estimate, math.sqrt(total), degrees, count, paired=False)
@@ -99,6 +99,14 @@ def difference(
     if len(common) > 1 or (common and len(ours) == len(theirs) == 1):
         return paired([ours[seed] - theirs[seed] for seed in common])
     return welch([value for _, value in values], [value for _, value in baseline])
+
+
+def _variance(values: Sequence[float]) -> float:
+    """The sample variance; infinite where it is too large for a float."""
+    try:
+        return variance(values)
+    except OverflowError:
+        return math.inf
 
 
 def _by_seed(values: Sequence[tuple[int, float]]) -> dict[int, float]:

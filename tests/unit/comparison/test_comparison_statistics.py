@@ -87,3 +87,11 @@ def test_spread_is_median_and_range() -> None:
     assert found.values == (3.0, 1.0, 2.0, 10.0)
     assert spread([]) is None
     assert not math.isnan(found.median)
+
+
+def test_values_too_large_to_square_are_known_to_nothing() -> None:
+    for found in (paired([1e300, -1e300, 0.0]), welch([1e300, 0.0], [0.0, 1.0])):
+        assert found.standard_error > 1e200
+        assert found.interval().high is not None
+        assert found.interval().high > 1e300
+        assert found.equivalence(1.0) == pytest.approx(0.5, abs=0.4)
