@@ -92,19 +92,20 @@ def main(argv: list[str], options: Options) -> int:
 
 
 def _show(result: Comparison, *, markdown: bool) -> None:
-    from mpt import pages
+    from mpt.pages import markdown as as_markdown
+    from mpt.pages import print_comparison
 
     if markdown:
-        print(pages.markdown(result))
+        print(as_markdown(result))
     else:
-        pages.print_comparison(result)
+        print_comparison(result)
 
 
 def _write_page(result: Comparison, path: Path) -> None:
-    from mpt import pages
+    from mpt.pages import comparison_html
 
     try:
-        path.write_text(pages.comparison_html(result), encoding="utf-8")
+        path.write_text(comparison_html(result), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
             f"The page cannot be written: {error.strerror}.", where=f"--html {path}"
