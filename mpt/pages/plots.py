@@ -237,7 +237,7 @@ def _curves(drawn: Sequence[Series], tag: str, *, by_time: bool, label: str) -> 
     over = "wall time" if by_time else "steps"
     caption = f"{tag} by {'wall time' if by_time else 'step'}"
     ends = [f"{s.group.label} ends at {number(line.median[-1])}" for s, line in found]
-    key = f"curve-{tag.replace('/', '-').replace('_', '-')}-{over.replace(' ', '-')}"
+    key = f"curve-{over.replace(' ', '-')}-{tag}"
     picture = Figure(key, caption, "; ".join(ends) + ".", WIDTH, 260)
     x = Axis(
         min(0.0, *(float(line.x[0]) for _, line in found)),
@@ -342,7 +342,7 @@ def scale(each: Series, *, named: bool = True) -> str:
     paths = [(run, _history(run)) for run in shown]
     values = [v for _, path in paths for _, v in path]
     last = max((r.report.training.steps or path[-1][0]) for r, path in paths)
-    key = f"scale-{each.group.key}"[:60].replace(" ", "-")
+    key = f"scale-{each.group.key}"
     said = f"From {number(min(values))} to {number(max(values))} over {number(last)} steps."
     picture = Figure(key, caption, said, WIDTH, 210)
     bottom = 210 - BOTTOM - 14

@@ -7,9 +7,11 @@ and colours that change with the reader's light or dark.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from zlib import crc32
 
 Point = tuple[float, float]
 
@@ -71,7 +73,7 @@ class Figure:
     Attributes:
         title: what it shows, for those who cannot see it, too.
         description: what it says, in a sentence or two.
-        key: the element's id.
+        key: the element's id; what an id must not hold is replaced.
     """
 
     key: str
@@ -80,6 +82,11 @@ class Figure:
     width: float
     height: float
     parts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        safe = re.sub(r"[^\w-]+", "-", self.key, flags=re.ASCII)
+        if safe != self.key:  # another key may become the same text
+            self.key = f"{safe}-{crc32(self.key.encode(errors='backslashreplace')):08x}"
 
     def __str__(self) -> str:
         return (

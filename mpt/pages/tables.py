@@ -69,10 +69,10 @@ def groups(comparison: Comparison) -> Table:
         (Column("final", f"final {metric}"), lambda g: spread(g.final, number)),
         (Column("best", f"best {metric}"), lambda g: spread(g.best, number)),
         (
-            Column("seconds_to_target", f"seconds to {target(comparison)}"),
+            Column("seconds_to_target", f"s to {target(comparison)}"),
             lambda g: _to_target(g, comparison.target),
         ),
-        (Column("wall_seconds", "seconds in all"), lambda g: spread(g.wall_seconds, rate)),
+        (Column("wall_seconds", "s in all"), lambda g: spread(g.wall_seconds, rate)),
         (Column("skipped_steps", "skipped steps"), lambda g: spread(g.skipped_steps, number)),
         (Column("loss_scale", "last loss scale"), lambda g: spread(g.loss_scale, scale)),
     ]
