@@ -104,6 +104,13 @@ def test_text_is_shown_by_the_text_page(tmp_path):
     assert reader.SummaryMetadata("run/precision").plugin_data.plugin_name == "text"
 
 
+def test_text_may_hold_what_is_no_utf_8(tmp_path):
+    with Board(tmp_path) as board:
+        board.text("run/config", "path: \udcff")
+    (event,) = load(tmp_path).Tensors("run/config")
+    assert event.tensor_proto.string_val[0] == b"path: ?"
+
+
 def test_a_histogram_is_shown_by_the_histograms_page_with_its_steps(tmp_path):
     buckets = np.array([[-27, -26, 3], [-26, -25, 0], [-25, -24, 2**40 + 1]], "float64")
     with Board(tmp_path) as board:

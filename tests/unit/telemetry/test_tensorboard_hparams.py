@@ -15,13 +15,15 @@ from tensorboard.plugins.hparams import (
     get_experiment,
     hparams_plugin,
     list_session_groups,
+    metadata,
+    plugin_data_pb2,
 )
 
 from mpt import postmortem, report
 from mpt.board.hparams import AllRunsHParamsPlugin
 from mpt.report import RunReport
 from mpt.telemetry import hparams
-from mpt.telemetry.tensorboard import Board
+from mpt.telemetry.tensorboard import Board, read_tags
 
 CONFIG = {
     "seed": 3,
@@ -127,7 +129,17 @@ def test_memory_is_the_device_s_where_it_tells(tmp_path, page):
     write(tmp_path / "0", made(kind="gpu"))
     _, sessions = page()
     assert values(sessions["0"])["report/device_peak_mib"] == 3
-    assert "report/host_rss_peak_mib" not in values(sessions["0"])
+    assert "report/host_rss_peak_mib" not in read_tags(tmp_path / "0")
+
+
+@pytest.mark.parametrize(
+    ("requested", "policy", "told"),
+    [("auto", "mixed_bfloat16", "mixed_bfloat16"), ("tf32", "float32", "tf32")],
+)
+def test_the_policy_is_the_one_that_sets_runs_apart(requested, policy, told):
+    result = made()
+    result.precision = report.Precision(requested=requested, policy=policy)
+    assert hparams.settings(result)["precision.policy"] == told
 
 
 def test_what_was_not_measured_is_absent(tmp_path, page):
@@ -177,6 +189,10 @@ def test_the_columns_of_the_command_line_come_first(tmp_path, page):
         "model.filters",
         "precision.policy",
     ]
+    kinds = {info.name: info.type for info in experiment.hparam_infos}
+    assert kinds["trainer.smoke_checks"] == api_pb2.DATA_TYPE_BOOL
+    assert kinds["model.filters"] == api_pb2.DATA_TYPE_FLOAT64
+    assert kinds["precision.policy"] == api_pb2.DATA_TYPE_STRING
     tags = [info.name.tag for info in experiment.metric_infos]
     assert tags == [
         "validation/accuracy",
@@ -222,6 +238,14 @@ def test_mpt_board_leaves_alone_what_is_not_ours(tmp_path, page):
     experiment, sessions = page(AllRunsHParamsPlugin)
     assert not experiment.hparam_infos
     assert not sessions
+    session = plugin_data_pb2.SessionStartInfo()
+    session.hparams["units"].number_value = 8
+    data = plugin_data_pb2.HParamsPluginData(session_start_info=session)
+    with Board(tmp_path / "1") as board:  # of a program that writes no columns
+        board.metadata(metadata.SESSION_START_INFO_TAG, metadata.create_summary_metadata(data))
+        board.scalars(1, {"loss": 1})
+    assert page(AllRunsHParamsPlugin) == page(hparams_plugin.HParamsPlugin)
+    assert [info.name.tag for info in page(AllRunsHParamsPlugin)[0].metric_infos] == ["loss"]
 
 
 def test_tensorboard_still_has_the_methods_that_mpt_board_builds_on():

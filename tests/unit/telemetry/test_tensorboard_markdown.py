@@ -65,7 +65,7 @@ def test_an_escaped_text_is_one_paragraph_of_it(text):
 
 
 def test_fenced_text_is_shown_as_it_is():
-    text = "\n".join([*NASTY, "    deep:", "", "~~~", "end: '````'"])
+    text = "\n".join([*NASTY, "    deep:", "", "~~~", "````", "end: '````'"])
     page = Page(markdown_to_safe_html(fenced(text, "yaml")))
     assert page.code.strip("\n") == text
     assert page.tags <= {"pre", "code"}
