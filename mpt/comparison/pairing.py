@@ -6,7 +6,12 @@ from mpt.comparison.groups import Full, fingerprint
 from mpt.comparison.result import Group, Pairing, Run, Spread
 from mpt.comparison.settings import MAIN, section
 
-SURROUNDINGS = {"TensorFlow": "tensorflow", "Keras": "keras", "host": "host"}
+SURROUNDINGS = {
+    "TensorFlow": "tensorflow",
+    "Keras": "keras",
+    "host": "host",
+    "commit": "git_commit",
+}
 
 
 def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairing:
@@ -92,4 +97,7 @@ def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
 def _environment(runs: list[Run], name: str) -> str:
     """The values of a key of the environment, as text; empty where none is recorded."""
     values = {getattr(run.report.environment, name) for run in runs}
-    return ", ".join(sorted(str(value) for value in values if value))
+    texts = sorted(str(value) for value in values if value)
+    if name == "git_commit":  # 40 digits, and "-dirty" perhaps
+        texts = [f"{text[:12]}{text[40:]}" for text in texts]
+    return ", ".join(texts)

@@ -94,12 +94,14 @@ def test_tf32_is_a_policy_of_its_own(write_run: Any) -> None:
 
 
 def test_mixed_surroundings_are_told(write_run: Any) -> None:
-    write_run(seed=0)
-    write_run(seed=1, environment__tensorflow="2.22.0")
-    assert (
-        "float32: its runs differ in TensorFlow: 2.21.0, 2.22.0"
-        in compare([write_run.folder]).notes
-    )
+    write_run(seed=0, environment__git_commit="a" * 40)
+    newer = {"environment__tensorflow": "2.22.0", "environment__git_commit": "b" * 40 + "-dirty"}
+    write_run(seed=1, **newer)
+    write_run(policy="mixed_float16", **newer)
+    result = compare([write_run.folder])
+    assert "float32: its runs differ in TensorFlow: 2.21.0, 2.22.0" in result.notes
+    assert f"float32: its runs differ in commit: {'a' * 12}, {'b' * 12}-dirty" in result.notes
+    assert "other TensorFlow: 2.22.0, the baseline 2.21.0, 2.22.0" in result.pairings[0].notes
 
 
 def named(*configs: dict[str, Any]) -> list[str]:
