@@ -301,8 +301,10 @@ def _check_smoke(prepared: Prepared, result: RunReport, folder: RunFolder) -> No
 
 
 def _out_of_memory(batch_size: int | None, error: BaseException) -> str:
-    first = (str(error) or type(error).__name__).splitlines()[0][:300]
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    # TensorFlow's own first line may only say that a graph was at work.
+    said = next((line for line in lines if "OOM" in line), lines[0])[:300]
     return (
-        f"Out of memory at batch_size={batch_size}: {first}\n"
+        f"Out of memory at batch_size={batch_size}: {said}\n"
         "  to do:   a smaller batch_size, a smaller model, or a 16-bit precision.policy"
     )

@@ -1,15 +1,20 @@
 """`mpt train`: train one run, or with -m a sweep, as the configuration says."""
 
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
-from mpt import composition, errors, isolation
+from mpt import composition, errors, isolation, postmortem
+from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
 from mpt.commands.sweep import Sweep, SweepTask, check_folder, check_sweep_dir, resumed_folder
-from mpt.errors import ConfigurationError
-from mpt.isolation import execute
+from mpt.config import to_config
+from mpt.errors import ConfigurationError, LauncherError
+from mpt.isolation import Job, execute, spawn
 from mpt.launching import planned, stopping
+from mpt.run_folder import REPORT
 
 
 def main(argv: list[str], options: Options) -> int:
@@ -58,14 +63,15 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
         with planned(sweep.plan), stopping(lambda: sweep.stop):
             code = composition.drive(task.flags, task.overrides, job)
     except KeyboardInterrupt:
-        sweep.close()
+        sweep.close(patient=False)
         return errors.INTERRUPTED
     except Exception as error:
         if not sweep.started or isinstance(error, ConfigurationError):
             raise
         # Such as joblib's, when a worker of its own was killed: the other jobs' results stand.
-        print(f"error: the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
-        sweep.close()
+        what = "the launcher failed" if isinstance(error, LauncherError) else type(error).__name__
+        print(f"error: {what}: {error}", file=sys.stderr)
+        sweep.give_up()
         return errors.FAILED
     stopped = sweep.stop is not None and sweep.stop()
     outcome = sweep.close()
@@ -95,7 +101,30 @@ def _single(config: Any, task: SweepTask) -> int:
             remedy="give the sweep's own command, with -m, and add resume=PATH",
         )
     run_dir = HydraConfig.get().runtime.output_dir
-    return execute(job_of(config, task.flags, task.overrides, run_dir, task.command, task.options))
+    job = job_of(config, task.flags, task.overrides, run_dir, task.command, task.options)
+    if job.config["batch_size"] != "max" and job.config["device"]["memory_limit_mb"] is None:
+        return execute(job)
+    try:
+        return _in_child(settle(job))
+    except SearchFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.exit_code
+
+
+def _in_child(job: Job) -> int:
+    """Run `job` in a process of its own, whose memory can run out without ending this one."""
+    started, folder = time.time(), Path(job.run_dir)
+    code = spawn(job)
+    unreported = folder.is_dir() and not (folder / REPORT).exists()
+    if unreported and code not in (errors.OK, errors.INVALID):
+        postmortem.write(
+            folder,
+            to_config(job.config),
+            command=job.command,
+            exit_code=code,
+            started=started,
+        )
+    return code
 
 
 def help_text(argv: list[str]) -> str:
