@@ -87,7 +87,7 @@ def _search(path: Path, found: Collected) -> Iterator[Path]:
     if path.is_file():
         if path.name == SWEEP:
             yield from _search(path.parent, found)
-        else:
+        elif path.suffix == ".json":  # sweeps/X/* has other files, too
             yield path
         return
     for folder, folders, files in os.walk(path):

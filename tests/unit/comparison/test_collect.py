@@ -29,6 +29,16 @@ def test_a_folder_a_report_a_folder_above_and_a_pattern(write_run: Any) -> None:
     assert names(collect([str(folder.parent / "**" / "report.json")])) == ["10", "9", "b"]
 
 
+def test_files_that_a_shells_pattern_took_along_are_no_rows(write_run: Any) -> None:
+    run = write_run("0")
+    (write_run.folder / "multirun.yaml").write_text("x: 1")
+    found = collect(sorted(write_run.folder.iterdir()))
+    assert (names(found), found.unreadable) == (["0"], [])
+    with pytest.raises(ConfigurationError, match="no run in these folders"):
+        collect([write_run.folder / "multirun.yaml"])
+    assert names(collect([run / "report.json"])) == ["0"]
+
+
 def test_a_run_counts_once(write_run: Any, tmp_path: Path) -> None:
     run = write_run("a")
     (tmp_path / "link").symlink_to(run)
