@@ -88,8 +88,9 @@ def _head(comparison: Comparison) -> str:
     verdicts = "".join(_verdict(each) for each in comparison.verdicts)
     if not verdicts:
         verdicts = '<div class="verdict"><h1>Nothing to hold against a baseline</h1></div>'
+    many = ' class="many"' if len(comparison.verdicts) > 1 else ""
     return (
-        f"<header>{html.paragraph('. '.join(filter(None, said)) + '.', 'kicker')}{verdicts}"
+        f"<header{many}>{html.paragraph(_sentences(said), 'kicker')}{verdicts}"
         f"{html.items(comparison.notes, 'note')}</header>"
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 from mpt.pages.tables import RANGE, Cell, Column, Table
 from mpt.report.json_values import encode
 
+SHORT = 24
+"""Characters of a text that is not wrapped in its cell."""
 # Nothing may be fetched, sent or run, whatever a name or a message holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 
@@ -101,7 +103,8 @@ def _cell(row: str, column: Column, cell: Cell) -> str:
     shown = escape(cell.text)
     if column.numeric and (found := RANGE.fullmatch(cell.text)):
         shown = f'{escape(found[1])} <span class="range">{escape(found[2])}</span>'
-    kind = " ".join(filter(None, ["number" if column.numeric else "", cell.tone]))
+    form = "number" if column.numeric else "name" if len(cell.text) <= SHORT else ""
+    kind = " ".join(filter(None, [form, cell.tone]))
     where = f' data-row="{escape(row)}" data-key="{escape(column.key)}"'
     return f"<td{where}{_data(cell.value)}{_class(kind)}>{shown}</td>"
 

@@ -49,15 +49,17 @@ def bars(
     found: list[tuple[Series, Spread]] = [(s, spread) for s, spread in spreads if spread]
     if not found:
         return ""
-    said = "; ".join(f"{each.group.label} {text(spread.median)}" for each, spread in found)
+    medians = "; ".join(f"{each.group.label} {text(spread.median)}" for each, spread in found)
     height = ROW * len(found) + 8
-    picture = Figure(f"plot-{key}", title, f"Medians: {said} {unit}".strip() + ".", WIDTH, height)
+    picture = Figure(f"plot-{key}", title, f"Medians: {medians} {unit}".strip(), WIDTH, height)
     largest = max(spread.high for _, spread in found) or 1.0
     x = Axis(0, largest, 0, WIDTH - 8)
     for index, (each, spread) in enumerate(found):
         top = index * ROW
-        picture.text((0, top + 14), each.group.label, "strong")
-        picture.text((WIDTH - 2, top + 14), text(spread.median), anchor="end")
+        said = text(spread.median)
+        label = shortened(each.group.label, WIDTH - 8.5 * len(said))
+        picture.text((0, top + 14), label, "strong")
+        picture.text((WIDTH - 2, top + 14), said, anchor="end")
         picture.rectangle(0, top + 21, x(spread.median), 14, f"bar {each.colour}")
         picture.line((x(spread.low), top + 28), (x(spread.high), top + 28), "whisker")
         if spread.count > 1:
@@ -84,6 +86,16 @@ def bars(
     )
     caption = f"{title}: median over runs{f', {unit}' if unit else ''}; the line spans all runs"
     return html.figure(str(picture), caption, html.table(numbers, swatches=swatches(drawn)))
+
+
+def shortened(label: str, room: float) -> str:
+    """A label without its middle where it is wider than `room`, in units of the picture.
+
+    Its end, which tells policies apart, is what most is kept of.
+    """
+    most = max(8, int(room / 9))
+    start = most // 4
+    return label if len(label) <= most else f"{label[:start]}…{label[start + 1 - most :]}"
 
 
 def effects(comparison: Comparison, drawn: Sequence[Series]) -> list[str]:
@@ -131,8 +143,8 @@ def _forest(
     low, high = min(ends), max(ends)
     room = 0.08 * (high - low) or 0.1 * (abs(neutral) or 1.0)
     height = ROW * len(rows) + BOTTOM - 8
-    said = "; ".join(f"{label} {interval(each, text).text}" for label, _, each in rows)
-    picture = Figure(key, title, said, WIDTH, height)
+    estimates = "; ".join(f"{label} {interval(each, text).text}" for label, _, each in rows)
+    picture = Figure(key, title, estimates, WIDTH, height)
     x = Axis(low - room, high + room, 10, WIDTH - 10)
     bottom = ROW * len(rows) + 4
     if margin:
@@ -141,8 +153,9 @@ def _forest(
     picture.line((x(neutral), 0), (x(neutral), bottom), "reference")
     for index, (label, colour, each) in enumerate(rows):
         y = index * ROW + 30
-        picture.text((0, y - 14), label, "strong")
-        picture.text((WIDTH, y - 14), interval(each, text).text, anchor="end")
+        said = interval(each, text).text
+        picture.text((0, y - 14), shortened(label, WIDTH - 8.5 * len(said)), "strong")
+        picture.text((WIDTH, y - 14), said, anchor="end")
         if each.low is not None and each.high is not None:
             picture.line((x(each.low), y), (x(each.high), y), f"effect {colour}")
         picture.circle((x(each.estimate), y), 4.5, f"dot {colour}")

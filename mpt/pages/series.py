@@ -55,7 +55,7 @@ class Merged:
 
     Attributes:
         ends: where a run's values stopped being finite, (x, last finite value).
-        lines: each run's own values on its own x.
+        lines: each run's own values on its own x, where the runs are few.
     """
 
     x: np.ndarray
@@ -84,7 +84,7 @@ def merge(runs: Sequence[Run], tag: str, *, by_time: bool) -> Merged | None:
     grid = grid[counted * 2 >= len(curves)]
     if not rows.size:
         rows, grid = np.full((1, 1), np.nan), np.array([first])
-    lines = [_thinned(x, y) for x, y in curves[:FEW]]
+    lines = [_thinned(x, y) for x, y in curves] if len(runs) <= FEW else []
     if np.isnan(rows).all():
         median = low = high = np.full(len(grid), np.nan)
     else:
