@@ -54,7 +54,10 @@ def compare(
     assigned = baselines.assign(groups, full, selector)
     tag = _metric(found.runs, metric)
     higher = None if tag is None else parity.direction(tag, _mode(found.runs, tag))
-    problems = [read_curves(run, tag) for run in found.runs]
+    notes = [problem for run in found.runs if (problem := read_curves(run, tag))]
+    notes += [note for group in groups for note in mixed(group)]
+    if metric is None:
+        notes += _other_metrics(found.runs, tag)
     result = Comparison(
         groups=[each for each, _ in assigned] + [g for _, others in assigned for g in others],
         pairings=[],
@@ -65,7 +68,7 @@ def compare(
         target_source="",
         unreadable=found.unreadable,
         published=_published(found.runs),
-        notes=[each for each in problems if each] + [n for group in groups for n in mixed(group)],
+        notes=notes,
     )
     for reference, others in assigned:
         if tag is not None:
@@ -119,13 +122,24 @@ def _metric(runs: Sequence[Run], asked: str | None) -> str | None:
             allowed=sorted(tags) or ["none: no run recorded a metric"],
             value=asked,
         )
-    counted: Counter[str] = Counter()
-    for run in runs:
-        best = run.report.metrics.best
-        name = best.name if best is not None else config_of(run, "monitor")
-        if isinstance(name, str) and name in tags:
-            counted[name] += 1
+    counted = Counter(tag for run in runs if (tag := _monitored(run)) in tags)
     return counted.most_common(1)[0][0] if counted else None
+
+
+def _monitored(run: Run) -> str | None:
+    """The tag by which a run chose its best step."""
+    best = run.report.metrics.best
+    name = best.name if best is not None else config_of(run, "monitor")
+    return name if isinstance(name, str) else None
+
+
+def _other_metrics(runs: Sequence[Run], tag: str | None) -> list[str]:
+    others = Counter(each for run in runs if (each := _monitored(run)) not in (tag, None))
+    return [
+        f"{count} of {len(runs)} runs monitored {other}, not {tag}: --metric chooses"
+        for other, count in others.items()
+        if tag is not None
+    ]
 
 
 def _mode(runs: Sequence[Run], tag: str) -> str:

@@ -121,6 +121,17 @@ def test_the_direction_that_the_runs_monitored(write_run: Any) -> None:
     assert (result.metric, result.higher_is_better) == ("validation/magic", True)
 
 
+def test_runs_that_monitored_another_metric_are_told(write_run: Any) -> None:
+    for seed in range(2):
+        write_run(seed=seed)
+    write_run(policy="mixed_float16", metrics__best__name="validation/loss")
+    result = compare([write_run.folder])
+    assert result.metric == "validation/accuracy"
+    note = "1 of 3 runs monitored validation/loss, not validation/accuracy: --metric chooses"
+    assert result.notes == [note]
+    assert compare([write_run.folder], metric="accuracy").notes == []
+
+
 def test_runs_that_ended_with_nan_prove_nothing(write_run: Any) -> None:
     found = judged(write_run, [*BASE, "NaN"], [*BASE, 0.97])
     assert found.outcome == "unclear"
