@@ -82,12 +82,12 @@ def prune() -> None:
         left = {path.name for path in FolderNote.made[0].glob("*")}
         if left == {"multirun.yaml"}:
             (FolderNote.made[0] / "multirun.yaml").unlink()
-    for path in FolderNote.made:
+    while FolderNote.made:
         try:
-            path.rmdir()
-        except OSError:
+            FolderNote.made[0].rmdir()
+        except OSError:  # something is in it, yet
             break
-    FolderNote.made = ()
+        FolderNote.made = FolderNote.made[1:]
 
 
 def _slug(name: Any) -> str:

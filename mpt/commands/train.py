@@ -64,6 +64,7 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
             code = composition.drive(task.flags, task.overrides, job)
     except KeyboardInterrupt:
         sweep.close(patient=False)
+        composition.prune()
         return errors.INTERRUPTED
     except Exception as error:
         if not sweep.started or isinstance(error, ConfigurationError):
@@ -72,6 +73,7 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
         what = "the launcher failed" if isinstance(error, LauncherError) else type(error).__name__
         print(f"error: {what}: {error}", file=sys.stderr)
         sweep.give_up()
+        composition.prune()
         return errors.FAILED
     stopped = sweep.stop is not None and sweep.stop()
     outcome = sweep.close()
