@@ -7,12 +7,16 @@ from html import escape
 
 from mpt import __version__
 from mpt.comparison.result import Comparison, Verdict
-from mpt.pages import html, plots, tables
+from mpt.pages import html, plots, tables, timelines
 from mpt.pages.series import series
 from mpt.report.numbers import rate
 
 UPRIGHT = 5
 """Up to so many groups stand side by side, so that all that was measured of them is in view."""
+
+
+LONG = 90
+"""Characters of a verdict beyond which its type is smaller."""
 
 
 def comparison_html(comparison: Comparison) -> str:
@@ -78,7 +82,7 @@ def _head(comparison: Comparison) -> str:
     devices = list(dict.fromkeys(group.device for group in comparison.groups))
     said = [
         f"{_counted(len(comparison.runs), 'run')} in {_counted(len(comparison.groups), 'group')}",
-        "; ".join(devices),
+        f"On {'; '.join(devices)}" if devices else "",
     ]
     if comparison.metric is not None:
         said.append(f"metric {comparison.metric}")
@@ -98,9 +102,10 @@ def _head(comparison: Comparison) -> str:
 def _verdict(verdict: Verdict) -> str:
     scope = f'<span class="scope">{escape(verdict.scope)}</span>' if verdict.scope else ""
     recommended = escape(verdict.recommended or "")
+    long = ' class="long"' if len(verdict.sentence) > LONG else ""
     return (
         f'<div class="verdict" data-recommended="{recommended}">'
-        f"<h1>{scope}{escape(_capital(verdict.sentence))}</h1>"
+        f"<h1{long}>{scope}{escape(_capital(verdict.sentence))}</h1>"
         f"{html.items(verdict.reasons, 'reasons')}</div>"
     )
 
@@ -126,14 +131,14 @@ def _curves(comparison: Comparison) -> str:
     tags = ["train/loss", "validation/loss"]
     if comparison.metric is not None and comparison.metric not in tags:
         tags.insert(0, comparison.metric)
-    found = [picture for tag in tags for picture in plots.curves(drawn, tag)]
+    found = [picture for tag in tags for picture in timelines.curves(drawn, tag)]
     grid = _grid(found)
     return "\n".join(
         filter(
             None,
             [
                 html.section("curves", "Over training", plots.legend(drawn), grid) if grid else "",
-                html.section("loss-scale", "Loss scale", _grid(plots.scales(drawn))),
+                html.section("loss-scale", "Loss scale", _grid(timelines.scales(drawn))),
             ],
         )
     )

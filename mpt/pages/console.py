@@ -14,7 +14,7 @@ from rich.text import Text
 from mpt.comparison.result import Comparison
 from mpt.console import printable, rich_console
 from mpt.pages import tables
-from mpt.pages.tables import BAD, GOOD, QUIET, RANGE, Cell, Column, Table
+from mpt.pages.cells import BAD, GOOD, QUIET, RANGE, Cell, Column, Table
 
 STYLES = {GOOD: "green", BAD: "red", QUIET: "dim", "": ""}
 GAP = 2

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from mpt.pages.tables import RANGE, Cell, Column, Table
+from mpt.pages.cells import RANGE, Cell, Column, Table
 from mpt.report.json_values import encode
 
 SHORT = 24

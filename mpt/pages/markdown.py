@@ -6,7 +6,7 @@ import re
 
 from mpt.comparison.result import Comparison
 from mpt.pages import tables
-from mpt.pages.tables import Table
+from mpt.pages.cells import Table
 
 # What Markdown would take for its own. An underscore between letters is not emphasis.
 SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

@@ -6,9 +6,9 @@ from html import escape
 from typing import Any
 
 from mpt.comparison.result import Group, Run
-from mpt.pages import html, plots
+from mpt.pages import html, timelines
+from mpt.pages.cells import Cell, Column, Table, plain, short_tag
 from mpt.pages.series import series
-from mpt.pages.tables import Cell, Column, Table, plain
 from mpt.report import RunReport, render
 from mpt.report.numbers import number
 
@@ -81,7 +81,7 @@ def headline(report: RunReport) -> str:
             else f"{text}{at}"
         )
     if best is not None and best.value is not None:
-        text += f": best {best.name} {number(best.value)} at step {best.step}"
+        text += f": best {short_tag(best.name)} {number(best.value)} at step {best.step}"
     return text
 
 
@@ -131,9 +131,9 @@ def _curves(run: Run) -> str:
     drawn = series([group])
     named = [tag for tag in run.curves if tag.startswith(("train/", "validation/"))]
     tags = sorted(named, key=lambda tag: tag not in SHOWN_FIRST)
-    found = [picture for tag in tags for picture in plots.curves(drawn, tag)]
-    found += [plots.curves(drawn, tag)[0] for tag in ALSO if tag in run.curves]
-    found.append(plots.scale(drawn[0], named=False))
+    found = [picture for tag in tags for picture in timelines.curves(drawn, tag)]
+    found += [timelines.curves(drawn, tag)[0] for tag in ALSO if tag in run.curves]
+    found.append(timelines.scale(drawn[0], named=False))
     pictures = "".join(found)
     grid = f'<div class="plots">{pictures}</div>' if pictures else ""
     return html.section("curves", "Over training", grid)

@@ -67,48 +67,53 @@ class Merged:
 
 
 def merge(runs: Sequence[Run], tag: str, *, by_time: bool) -> Merged | None:
-    """The runs' curves of `tag` over steps, or over seconds of training; None: there is none."""
+    """The runs' curves of `tag` over steps, or over seconds of training; None: there is none.
+
+    Runs are merged step by step as far as half of them went. Over time a step lies where the
+    median run reached it: runs that start to log at different moments would make jumps otherwise.
+    """
     curves = [line for run in runs if (line := _line(run.curves.get(tag), by_time)) is not None]
     if not curves:
         return None
-    ends = [end for x, y in curves if (end := _end(x, y)) is not None]
-    longest = max(curves, key=lambda line: line[0][-1])[0]
-    first = min(float(x[0]) for x, _ in curves)
-    if len(longest) <= POINTS and not by_time:
-        grid = longest
-    else:
-        grid = np.linspace(first, float(longest[-1]), POINTS)
-    rows = np.stack([_on(grid, x, y) for x, y in curves])
-    counted = np.isfinite(rows).sum(axis=0)
-    rows = rows[:, counted * 2 >= len(curves)]
-    grid = grid[counted * 2 >= len(curves)]
-    if not rows.size:
-        rows, grid = np.full((1, 1), np.nan), np.array([first])
-    lines = [_thinned(x, y) for x, y in curves] if len(runs) <= FEW else []
-    if np.isnan(rows).all():
-        median = low = high = np.full(len(grid), np.nan)
-    else:
-        median, low, high = (f(rows, axis=0) for f in (np.nanmedian, np.nanmin, np.nanmax))
-    return Merged(grid, median, low, high, ends, lines)
+    longest = max((line.steps for line in curves), key=lambda steps: float(steps[-1]))
+    first = min(float(line.steps[0]) for line in curves)
+    grid = longest if len(longest) <= POINTS else np.linspace(first, longest[-1], POINTS)
+    rows = np.stack([_on(grid, line.steps, line.y) for line in curves])
+    times = np.stack([_on(grid, line.steps, line.x) for line in curves])
+    kept = np.isfinite(rows).sum(axis=0) * 2 >= len(curves)
+    ends = [end for line in curves if (end := _end(line)) is not None]
+    lines = [_thinned(line.x, line.y) for line in curves] if len(runs) <= FEW else []
+    if not kept.any():
+        nothing = np.array([np.nan])
+        return Merged(np.array([float(curves[0].x[0])]), nothing, nothing, nothing, ends, lines)
+    rows, x = rows[:, kept], np.nanmedian(times[:, kept], axis=0)
+    median, low, high = (f(rows, axis=0) for f in (np.nanmedian, np.nanmin, np.nanmax))
+    return Merged(x, median, low, high, ends, lines)
 
 
-def _line(curve: Curve | None, by_time: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    if curve is None or not len(curve.values):
+@dataclass(frozen=True)
+class _Line:
+    steps: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+def _line(curve: Curve | None, by_time: bool) -> _Line | None:
+    if curve is None or not len(curve.values) or (by_time and curve.seconds is None):
         return None
-    x = curve.seconds if by_time else curve.steps
-    if x is None:
-        return None
-    return np.asarray(x, dtype=float), np.asarray(curve.values, dtype=float)
+    steps = np.asarray(curve.steps, dtype=float)
+    x = np.asarray(curve.seconds, dtype=float) if by_time else steps
+    return _Line(steps, x, np.asarray(curve.values, dtype=float))
 
 
-def _on(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _on(grid: np.ndarray, steps: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`y` on `grid`; NaN outside of the run, and where it was not finite.
 
-    Of several values between two points of the grid only those beside a point count: curves that
-    are drawn at 240 points lose spikes narrower than that.
+    Of several values between two points of the grid only those beside a point count: merged
+    curves lose spikes narrower than that.
     """
     y = np.where(np.isfinite(y), y, np.nan)
-    return np.interp(grid, x, y, left=np.nan, right=np.nan)
+    return np.interp(grid, steps, y, left=np.nan, right=np.nan)
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,9 +131,9 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[index], y[index]
 
 
-def _end(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
+def _end(line: _Line) -> tuple[float, float] | None:
     """The last finite point of a curve that ends in NaN or infinity."""
-    if np.isfinite(y[-1]) or not np.isfinite(y).any():
+    finite = np.flatnonzero(np.isfinite(line.y))
+    if not finite.size or finite[-1] == len(line.y) - 1:
         return None
-    last = int(np.flatnonzero(np.isfinite(y))[-1])
-    return float(x[last]), float(y[last])
+    return float(line.x[finite[-1]]), float(line.y[finite[-1]])

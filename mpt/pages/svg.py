@@ -14,6 +14,10 @@ from html import escape
 from zlib import crc32
 
 Point = tuple[float, float]
+WIDTH = 460.0
+"""Of every picture, in its own units; the page stretches it."""
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 10.0, 44.0
+"""Room for the axes' texts."""
 
 
 @dataclass

@@ -1,60 +1,35 @@
-"""What a comparison says, as tables of text: one content for the console, Markdown and HTML.
-
-A cell keeps the full number behind its text, so that a page can be read by a program too.
-"""
+"""What a comparison says, as tables of text: one content for the console, Markdown and HTML."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from mpt.comparison.result import Comparison, Group, Interval, Pairing, Run, Spread
-from mpt.report.numbers import number, power_of_two, rate, size
+from mpt.comparison.result import Comparison, Group, Pairing, Run
+from mpt.pages.cells import (
+    BAD,
+    GOOD,
+    NONE,
+    QUIET,
+    Cell,
+    Column,
+    Table,
+    interval,
+    measured,
+    milliseconds,
+    plain,
+    ratio,
+    scale,
+    short_tag,
+    signed,
+    spread,
+    times,
+)
+from mpt.report.numbers import number, rate, size
 
-NONE = "-"
-GOOD, BAD, QUIET = "good", "bad", "quiet"
 SPEED_TONES = {"faster": GOOD, "slower": BAD}
 PARITY_TONES = {"same": GOOD, "better": GOOD, "worse": BAD, "different": BAD}
-# A median or an estimate, and the range that may go on a line of its own.
-RANGE = re.compile(r"(.+?) (\(.+ to .+\).*)")
 PARITY_WORDS = {"not_enough_seeds": "not enough seeds to say"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text, the number behind it, and how it is meant: good, bad, quiet or "" (neither)."""
-
-    text: str
-    value: Any = None
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its key, for programs, its head, and whether it holds numbers."""
-
-    key: str
-    head: str
-    numeric: bool = True
-
-
-@dataclass
-class Table:
-    """Rows of cells under `columns`; `notes` are said below."""
-
-    key: str
-    title: str
-    columns: Sequence[Column]
-    rows: list[list[Cell]]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def texts(self) -> list[list[str]]:
-        """Heads and cells as text, row by row."""
-        heads = [column.head for column in self.columns]
-        return [heads, *([cell.text for cell in row] for row in self.rows)]
 
 
 def groups(comparison: Comparison) -> Table:
@@ -62,7 +37,7 @@ def groups(comparison: Comparison) -> Table:
     metric = short_tag(comparison.metric)
     makers: list[tuple[Column, Callable[[Group], Cell]]] = [
         (Column("batch_size", "batch"), _batch),
-        (Column("step_time_ms", "step, ms"), lambda g: spread(g.step_time_ms, _milliseconds)),
+        (Column("step_time_ms", "step, ms"), lambda g: spread(g.step_time_ms, milliseconds)),
         (Column("throughput", "examples/s"), lambda g: spread(g.throughput, rate)),
         (Column("device_memory", "device memory"), lambda g: spread(g.device_memory, size)),
         (Column("host_memory", "host memory"), lambda g: spread(g.host_memory, size)),
@@ -79,9 +54,9 @@ def groups(comparison: Comparison) -> Table:
     if comparison.metric is None:
         makers = [each for each in makers if each[0].key not in ("final", "best")]
     cells = {column.key: [make(group) for group in comparison.groups] for column, make in makers}
-    measured = {key for key, found in cells.items() if any(cell.text != NONE for cell in found)}
-    columns = [column for column, _ in makers if column.key in measured]
-    absent = [column.head for column, _ in makers if column.key not in measured]
+    present = {key for key, found in cells.items() if any(cell.text != NONE for cell in found)}
+    columns = [column for column, _ in makers if column.key in present]
+    absent = [column.head for column, _ in makers if column.key not in present]
     rows = [
         [Cell(group.label), _runs(group), *(cells[column.key][index] for column in columns)]
         for index, group in enumerate(comparison.groups)
@@ -128,16 +103,22 @@ def _pairing(pairing: Pairing) -> list[Cell]:
         Cell(pairing.baseline.label),
         interval(pairing.speedup, times),
         Cell(_speed(pairing), pairing.speed, SPEED_TONES.get(pairing.speed, QUIET)),
-        _ratio(pairing.memory_ratio),
-        _ratio(pairing.host_memory_ratio),
+        ratio(pairing.memory_ratio),
+        ratio(pairing.host_memory_ratio),
         interval(None if parity is None else parity.difference, signed),
-        Cell(NONE) if p_value is None else Cell(f"{p_value:.2g}", p_value),
+        _p(p_value),
         Cell(
             outcome,
             None if parity is None else parity.outcome,
             QUIET if parity is None else PARITY_TONES.get(parity.outcome, QUIET),
         ),
     ]
+
+
+def _p(value: float | None) -> Cell:
+    if value is None:
+        return Cell(NONE)
+    return Cell("<0.0001" if value < 1e-4 else f"{value:.2g}", value)
 
 
 def _speed(pairing: Pairing) -> str:
@@ -149,16 +130,16 @@ def remarks(comparison: Comparison, pairing: Pairing) -> list[tuple[str, str]]:
 
     What a verdict's reasons say already is not said again.
     """
-    said = " ".join(reason for verdict in comparison.verdicts for reason in verdict.reasons)
+    reasons = [reason for verdict in comparison.verdicts for reason in verdict.reasons]
     found = [("speed", pairing.speed_text)]
     found += [("parity", pairing.parity.text)] if pairing.parity is not None else []
-    found = [
+    found += [("why not faster", text) for text in pairing.why_not_faster]
+    found += [("note", text) for text in pairing.notes]
+    return [
         (kind, text)
         for kind, text in found
-        if text and f"{pairing.group.label}: {text}" not in said
+        if text and f"{pairing.group.label}: {text}" not in reasons
     ]
-    found += [("why not faster", text) for text in pairing.why_not_faster]
-    return found + [("note", text) for text in pairing.notes]
 
 
 def settings(comparison: Comparison) -> Table:
@@ -323,9 +304,9 @@ def runs(comparison: Comparison) -> Table:
             Cell(group.label),
             Cell(str(run.seed), run.seed),
             Cell(run.report.status, tone="" if run.succeeded else BAD),
-            _value(run.report.throughput.examples_per_second, rate),
-            _value(run.report.metrics.final.get(tag) if tag else None, number),
-            _value(run.report.loss_scale.skipped_steps, number),
+            measured(run.report.throughput.examples_per_second, rate),
+            measured(run.report.metrics.final.get(tag) if tag else None, number),
+            measured(run.report.loss_scale.skipped_steps, number),
             Cell(str(run.path)),
         ]
         for group in comparison.groups
@@ -334,83 +315,11 @@ def runs(comparison: Comparison) -> Table:
     return Table("runs", "Every run", columns, rows)
 
 
-def spread(found: Spread | None, text: Callable[[float], str]) -> Cell:
-    """The median, and from where to where the runs lie, where they differ."""
-    if found is None:
-        return Cell(NONE)
-    middle, low, high = text(found.median), text(found.low), text(found.high)
-    same = found.count < 2 or low == high == middle
-    shown = middle if same else _between(middle, low, high)
-    return Cell(shown, found.median)
-
-
-def interval(found: Interval | None, text: Callable[[float], str]) -> Cell:
-    """The estimate and its confidence interval."""
-    if found is None:
-        return Cell(NONE)
-    if found.low is None or found.high is None:
-        return Cell(text(found.estimate), found.estimate)
-    shown = _between(text(found.estimate), text(found.low), text(found.high))
-    return Cell(shown, found.estimate)
-
-
-def _between(middle: str, low: str, high: str) -> str:
-    """ "4.5 GiB (4.4 to 4.6)": the unit is said once where all three have it."""
-    units = {re.sub(r"^[-+0-9.e^]+", "", text) for text in (middle, low, high)}
-    unit = units.pop()
-    if unit and not units and unit not in ("nan", "inf"):
-        low, high = low.removesuffix(unit), high.removesuffix(unit)
-    return f"{middle} ({low} to {high})"
-
-
-def times(value: float) -> str:
-    """A ratio: "1.80x"."""
-    return f"{value:.2f}x" if abs(value) < 100 else f"{value:.0f}x"
-
-
-def signed(value: float) -> str:
-    """A difference, with its sign; two significant digits."""
-    return "0" if value == 0 else f"{value:+.2g}"
-
-
-def short_tag(tag: str | None) -> str:
-    """ "accuracy" for validation/accuracy."""
-    return "metric" if tag is None else tag.removeprefix("validation/")
-
-
 def target(comparison: Comparison) -> str:
     """The target as a text: "accuracy 0.97"."""
     if comparison.target is None:
         return "target"
     return f"{short_tag(comparison.metric)} {number(comparison.target)}"
-
-
-def scale(value: float) -> str:
-    """A loss scale: "2^15"; 1, which is none, as it is."""
-    return "1" if value == 1 else power_of_two(value)
-
-
-def plain(value: Any) -> str:
-    """A value of a configuration as a user would type it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    return str(value)
-
-
-def _value(value: float | None, text: Callable[[float], str]) -> Cell:
-    return Cell(NONE) if value is None else Cell(text(value), value)
-
-
-def _ratio(value: float | None) -> Cell:
-    return Cell(NONE) if value is None else Cell(times(value), value)
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def _batch(group: Group) -> Cell:

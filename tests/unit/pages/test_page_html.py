@@ -11,7 +11,7 @@ from pages_study import metrics, report, study, write
 from mpt.comparison import Comparison, compare
 from mpt.comparison.result import Group, Run
 from mpt.pages import comparison_html, html, read_run, run_html
-from mpt.pages.tables import Cell, Column, Table
+from mpt.pages.cells import Cell, Column, Table
 from mpt.report import from_json
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"

@@ -11,7 +11,7 @@ import pytest
 from pages_study import report
 
 from mpt.comparison.result import Comparison, Curve, Group, Interval, Pairing, Run, Spread
-from mpt.pages import plots
+from mpt.pages import plots, timelines
 from mpt.pages.series import POINTS, merge, series
 from mpt.pages.svg import Axis, Figure, linear_ticks
 from mpt.report import from_json
@@ -58,16 +58,28 @@ def test_long_curves_are_thinned_and_keep_their_extremes() -> None:
     assert len(merged.x) <= POINTS
 
 
-def test_time_is_shown_as_far_as_half_of_the_runs_went() -> None:
+def test_a_step_lies_at_the_time_of_the_median_run() -> None:
     values = np.linspace(1, 0, 11)
-    ends = (10.0, 10.0, 100.0)
     runs = [
-        run(i, loss=Curve(np.arange(11.0), np.linspace(0, end, 11), values))
-        for i, end in enumerate(ends)
+        run(i, loss=Curve(np.arange(11.0), start + np.linspace(0, end, 11), values + i))
+        for i, (start, end) in enumerate(((0, 10.0), (5, 12.0), (1, 100.0)))
     ]
     merged = merge(runs, "loss", by_time=True)
     assert merged is not None
-    assert 9.5 < merged.x[-1] <= 10.0
+    times = np.stack([np.asarray(each.curves["loss"].seconds) for each in runs])
+    np.testing.assert_allclose(merged.x, np.median(times, axis=0))
+    np.testing.assert_allclose(merged.median, values + 1)
+    assert (np.diff(merged.x) > 0).all()
+
+
+def test_merged_runs_go_as_far_as_half_of_them() -> None:
+    steps = (10, 20, 30, 40)
+    runs = [
+        run(i, loss=Curve(np.arange(1.0, n + 1), None, np.ones(n))) for i, n in enumerate(steps)
+    ]
+    merged = merge(runs, "loss", by_time=False)
+    assert merged is not None
+    assert merged.x[-1] == 30
 
 
 def test_runs_without_times_have_no_curve_over_time() -> None:
@@ -84,9 +96,9 @@ def test_a_run_that_explodes_is_marked_and_does_not_flatten_the_others() -> None
     assert merged is not None
     assert merged.ends == [(2.0, 9e9)]
     lines = [merge(each.runs, "loss", by_time=False) for each in (good, bad)]
-    axis = plots.y_axis([line for line in lines if line is not None], 200)
+    axis = timelines.y_axis([line for line in lines if line is not None], 200)
     assert axis.high < 3
-    picture = svg(plots.curves(series([good, bad]), "loss")[0])
+    picture = svg(timelines.curves(series([good, bad]), "loss")[0])
     crosses = [e for e in picture.iter() if e.get("class") == "cross"]
     assert len(crosses) == 1
     assert "nan" not in ElementTree.tostring(picture, encoding="unicode")
@@ -94,7 +106,7 @@ def test_a_run_that_explodes_is_marked_and_does_not_flatten_the_others() -> None
 
 def test_only_values_that_are_not_finite_leave_an_empty_frame() -> None:
     nothing = group([run(loss=Curve([1.0, 2.0], None, [math.nan, math.nan]))])
-    picture = svg(plots.curves(series([nothing]), "loss")[0])
+    picture = svg(timelines.curves(series([nothing]), "loss")[0])
     assert not [e for e in picture.iter() if "curve" in (e.get("class") or "")]
 
 
@@ -140,7 +152,7 @@ def test_an_interval_lies_where_the_axis_says() -> None:
 def test_the_loss_scale_is_a_staircase_with_skips_marked() -> None:
     one = run()
     one.skips = [400, 1600]
-    picture = svg(plots.scale(series([group([one])])[0]))
+    picture = svg(timelines.scale(series([group([one])])[0]))
     marks = [e for e in picture.iter() if e.get("class") == "skip"]
     assert len(marks) == 2
     path = next(e for e in picture.iter() if (e.get("class") or "").startswith("curve"))
@@ -152,7 +164,7 @@ def test_the_loss_scale_is_a_staircase_with_skips_marked() -> None:
 
 
 def test_a_run_without_loss_scaling_has_no_picture_of_it() -> None:
-    assert plots.scale(series([group([run(policy="float32")], "float32", "float32")])[0]) == ""
+    assert timelines.scale(series([group([run(policy="float32")], "float32", "float32")])[0]) == ""
 
 
 def test_ticks_are_round_and_inside() -> None:

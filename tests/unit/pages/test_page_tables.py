@@ -7,8 +7,8 @@ from pages_study import study
 
 from mpt.comparison import Comparison, compare
 from mpt.comparison.result import Interval, Spread
-from mpt.pages import tables
-from mpt.pages.tables import Table
+from mpt.pages import cells, tables
+from mpt.pages.cells import Table
 from mpt.report.numbers import rate, size
 
 
@@ -18,7 +18,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare([folder], require="speedup>=1.2,memory<=0.5")
 
 
-def cell(table: Table, row: str, key: str) -> tables.Cell:
+def cell(table: Table, row: str, key: str) -> cells.Cell:
     index = [column.key for column in table.columns].index(key)
     return next(each[index] for each in table.rows if each[0].text == row)
 
@@ -33,7 +33,7 @@ def test_a_group_shows_its_median_its_range_and_the_full_number(found: Compariso
 
 def test_failed_runs_are_counted_apart(found: Comparison) -> None:
     table = tables.groups(found)
-    assert cell(table, "mixed_float16", "runs") == tables.Cell("5, 1 failed", 5, "bad")
+    assert cell(table, "mixed_float16", "runs") == cells.Cell("5, 1 failed", 5, "bad")
     assert cell(table, "float32", "runs").text == "5"
     (failure,) = tables.failures(found).rows
     assert [each.text for each in failure[:2]] == ["mixed_float16", "1"]
@@ -59,7 +59,7 @@ def test_what_one_group_did_not_measure_is_a_dash_not_a_zero(found: Comparison) 
         shown = cell(tables.groups(found), "float32", "device_memory")
     finally:
         found.groups[0].device_memory = saved
-    assert shown == tables.Cell("-")
+    assert shown == cells.Cell("-")
 
 
 def test_a_pairing_shows_ratios_with_their_intervals(found: Comparison) -> None:
@@ -70,7 +70,7 @@ def test_a_pairing_shows_ratios_with_their_intervals(found: Comparison) -> None:
     assert speed.value == pairing.speedup.estimate
     low, high = pairing.speedup.low, pairing.speedup.high
     assert speed.text == f"{pairing.speedup.estimate:.2f}x ({low:.2f} to {high:.2f})"
-    assert cell(table, "mixed_bfloat16", "speed") == tables.Cell("faster", "faster", "good")
+    assert cell(table, "mixed_bfloat16", "speed") == cells.Cell("faster", "faster", "good")
     assert cell(table, "mixed_bfloat16", "memory_ratio").value == pairing.memory_ratio
 
 
@@ -134,12 +134,12 @@ def test_an_environment_that_differs_counts_the_runs(found: Comparison) -> None:
 def test_the_unit_is_said_once() -> None:
     giga = 2.0**30
     spread = Spread(4.5 * giga, 4.4 * giga, 4.6 * giga, (4.4 * giga, 4.6 * giga))
-    assert tables.spread(spread, size).text == "4.50 GiB (4.40 to 4.60)"
+    assert cells.spread(spread, size).text == "4.50 GiB (4.40 to 4.60)"
     mixed = Spread(giga, 2.0**20, 2 * giga, (2.0**20, 2 * giga))
-    assert tables.spread(mixed, size).text == "1.00 GiB (1 MiB to 2.00 GiB)"
-    assert tables.spread(Spread(7.0, 7.0, 7.0, (7.0,)), rate).text == "7"
+    assert cells.spread(mixed, size).text == "1.00 GiB (1 MiB to 2.00 GiB)"
+    assert cells.spread(Spread(7.0, 7.0, 7.0, (7.0,)), rate).text == "7"
     one = Interval(1.5, None, None, 0.95, 1, paired=True)
-    assert tables.interval(one, tables.times).text == "1.50x"
+    assert cells.interval(one, cells.times).text == "1.50x"
 
 
 def test_a_target_that_some_runs_reached_says_how_many(found: Comparison) -> None:

@@ -11,8 +11,8 @@ from rich.console import Console as RichConsole
 
 from mpt.comparison import Comparison, compare
 from mpt.pages import console, markdown, print_comparison
+from mpt.pages.cells import Cell, Column, Table
 from mpt.pages.markdown import escaped
-from mpt.pages.tables import Cell, Column, Table
 
 HOSTILE = "<script>alert(1)</script> | `x` *bold* _it_ @team\nmixed_float16"
 
