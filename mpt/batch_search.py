@@ -87,13 +87,16 @@ def settle(
     if job.config.get("batch_size") != "max":
         return job
     own_limit = job.config["device"]["memory_limit_mb"]
-    limit = own_limit if own_limit is not None else free_mb()
-    told = _Teller(job.verbosity)
+    free = free_mb()
+    limit = free if own_limit is None else None
+    told = _Teller(job)
     attempts: dict[int, Attempt] = {}
 
     def attempt(size: int) -> Attempt:
         start = time.monotonic()
-        attempts[size] = result = _attempt(job, size, limit, environment, stopped)
+        on_gpu = any(each.device == "gpu" for each in attempts.values())
+        cpu_limit = None if on_gpu else limit
+        attempts[size] = result = _attempt(job, size, cpu_limit, environment, stopped)
         told(size, result, time.monotonic() - start)
         return result
 
@@ -103,8 +106,8 @@ def settle(
     size = low if high is None else with_margin(low)
     text = reason(low, high, size)
     if attempts[low].device == "cpu":
-        text += f", in {limit} MiB" + ("" if own_limit is not None else ", most of what was free")
-    told.say(f"batch_size=max: {size}: {text}")
+        text += f", in {own_limit} MiB" if own_limit else f", in {free} MiB, most of what was free"
+    told.say(f"{size}: {text}")
     return replace(job, options={**job.options, "batch_size": size, "batch_size_reason": text})
 
 
@@ -177,7 +180,7 @@ def free_mb() -> int:
 def _attempt(
     job: Job,
     size: int,
-    limit_mb: int,
+    cpu_limit_mb: int | None,
     environment: Mapping[str, str] | None,
     stopped: Callable[[], bool] | None,
 ) -> Attempt:
@@ -189,8 +192,9 @@ def _attempt(
             config=_short(job.config, run_dir),
             run_dir=str(run_dir),
             verbosity=-1,
+            label="",
             task="train",
-            options={"steps": STEPS, "batch_size": size, "cpu_limit_mb": limit_mb},
+            options={"steps": STEPS, "batch_size": size, "cpu_limit_mb": cpu_limit_mb},
         )
         with (Path(folder) / "output").open("w+", errors="backslashreplace") as output:
             code = spawn(trial, output=output, environment=environment, stopped=stopped)
@@ -273,14 +277,14 @@ def _last_words(output: str, lines: int = 12) -> str:
 class _Teller:
     """Says on stderr how the search goes."""
 
-    def __init__(self, verbosity: int):
-        self._quiet = verbosity < 0
+    def __init__(self, job: Job):
+        self._quiet, self._label = job.verbosity < 0, job.label
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(f"{self._label}batch_size=max: {text}", file=sys.stderr, flush=True)
 
     def __call__(self, size: int, attempt: Attempt, seconds: float) -> None:
         word = "fits" if attempt.fits else "does not fit"
         held = "" if attempt.peak_bytes is None else f", {attempt.peak_bytes / 2**20:.0f} MiB"
-        self.say(f"batch_size=max: {size} {word}{held} ({seconds:.0f} s)")
+        self.say(f"{size} {word}{held} ({seconds:.0f} s)")

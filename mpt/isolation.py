@@ -203,8 +203,8 @@ def spawn(
     if limit is None or code not in CRASHES:
         return code
     print(
-        f"error: Out of memory: {signal.Signals(-code).name} ended the run's process, which had a "
-        f"limit of {limit} MiB\n"
+        f"{job.label}error: Out of memory: {signal.Signals(-code).name} ended the run's process, "
+        f"which had a limit of {limit} MiB\n"
         "  where:   device.memory_limit_mb\n"
         "  to do:   a smaller batch_size or model, or a higher limit",
         file=output or sys.stderr,

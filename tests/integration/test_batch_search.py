@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from mpt import batch_search, errors
+from mpt.errors import ConfigurationError
 from mpt.isolation import Job
 
 pytestmark = [
@@ -87,3 +88,11 @@ def test_half_precision_takes_the_larger_batch_that_its_memory_promises(
         job = Job(asdict(config), "run", composed=composed, allow=("wide.py",))
         found[precision] = batch_search.settle(job).options["batch_size"]
     assert 1.4 < found["mixed_bfloat16"] / found["float32"] < 2.8, found
+
+
+def test_the_runner_itself_does_not_search(compose):
+    from mpt.preparation import prepare
+
+    with pytest.raises(ConfigurationError, match="found by a search") as error:
+        prepare(compose("batch_size=max"), ())
+    assert error.value.where == "batch_size"

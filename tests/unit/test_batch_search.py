@@ -12,7 +12,6 @@ import pytest
 
 from mpt import batch_search, errors, isolation, report
 from mpt.batch_search import Attempt, SearchFailed, judge, search, settle, with_margin
-from mpt.errors import ConfigurationError
 from mpt.isolation import Job
 
 CONFIG = {
@@ -68,11 +67,12 @@ def test_the_margin_is_a_tenth_and_leaves_a_multiple_of_8():
         assert less < 64 or less % 8 == 0
 
 
-def leave_report(folder, *, status="completed", message=None, examples=1000, peak=2**30):
+def leave_report(folder, *, status="completed", message=None, examples=1000, device="cpu"):
     made = report.RunReport("x", "x", [], "2026-01-01T00:00:00Z", {}, status=status)
     made.data.train_examples = examples
-    made.device.kind = "cpu"
-    made.memory.host_rss_peak_bytes = peak
+    made.device.kind = device
+    made.memory.host_rss_peak_bytes = 2**30
+    made.memory.device_peak_bytes = 2**29 if device == "gpu" else None
     if message is not None:
         made.reason = report.Reason("error", 1, message)
     folder.mkdir(parents=True)
@@ -84,13 +84,15 @@ def fake_spawn(monkeypatch):
     """Replaces the child process by one that runs out of memory above `limit` rows."""
     calls = []
 
-    def install(limit, *, examples=1000, fail=(errors.OUT_OF_MEMORY, "error: Out of memory")):
+    def install(
+        limit, *, examples=1000, device="cpu", fail=(errors.OUT_OF_MEMORY, "error: Out of memory")
+    ):
         def spawn(job, *, output, environment=None, stopped=None):
             calls.append((job, environment, stopped))
             if job.options["batch_size"] > limit:
                 output.write(fail[1])
                 return fail[0]
-            leave_report(Path(job.run_dir), examples=examples)
+            leave_report(Path(job.run_dir), examples=examples, device=device)
             return 0
 
         monkeypatch.setattr(batch_search, "spawn", spawn)
@@ -143,8 +145,22 @@ def test_a_limit_of_the_users_own_is_the_one_that_holds(fake_spawn):
     calls = fake_spawn(100)
     config = {**CONFIG, "device": {"memory_limit_mb": 123}}
     done = settle(Job(config=config, run_dir="runs/x"))
-    assert {child.options["cpu_limit_mb"] for child, _, _ in calls} == {123}
+    for child, _, _ in calls:
+        assert child.config["device"] == {"memory_limit_mb": 123}
+        assert child.options["cpu_limit_mb"] is None
     assert done.options["batch_size_reason"].endswith("in 123 MiB")
+
+
+def test_a_gpus_batch_has_nothing_to_do_with_the_hosts_memory(fake_spawn, capsys):
+    calls = fake_spawn(100, device="gpu")
+    done = settle(Job(config=CONFIG, run_dir="runs/x", label="[3] "))
+    first, *later = [child.options["cpu_limit_mb"] for child, _, _ in calls]
+    assert first is not None  # what it runs on is not known before
+    assert set(later) == {None}
+    assert "MiB" not in done.options["batch_size_reason"]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("[3] batch_size=max: 8 fits, 512 MiB")
+    assert {child.label for child, _, _ in calls} == {""}
 
 
 def test_where_nothing_fits_the_exit_code_is_that_of_memory(fake_spawn):
@@ -263,11 +279,3 @@ def test_train_runs_what_was_found_in_a_process_of_its_own(mpt, monkeypatch):
     done = mpt("train", "batch_size=max")
     assert done.code == errors.OUT_OF_MEMORY
     assert "error: Not even a batch of 1 fits." in done.err
-
-
-def test_the_runner_itself_does_not_search(compose):
-    from mpt.preparation import prepare
-
-    with pytest.raises(ConfigurationError, match="found by a search") as error:
-        prepare(compose("batch_size=max"), ())
-    assert error.value.where == "batch_size"
