@@ -59,6 +59,8 @@ def test_a_group_without_its_like_takes_the_nearest_and_says_so(write_run: Any) 
     result = compare([write_run.folder])
     (odd,) = [each for each in result.pairings if each.differs_in]
     assert odd.baseline.settings["trainer.steps"] == 1000
+    # The mlp in float32 could be a baseline, so it is held against none.
+    assert [each.group.policy for each in result.pairings] == ["mixed_float16"] * 2
     assert odd.differs_in == ["model.filters", "trainer.steps"]
     assert "other settings: trainer.steps=9, the baseline's 1000" in odd.notes
 
@@ -69,6 +71,13 @@ def test_another_model_is_told_by_its_name_alone(write_run: Any) -> None:
     (pairing,) = compare([write_run.folder]).pairings
     assert pairing.differs_in == []  # it is what is compared
     assert pairing.notes == ["other settings: model.name=mlp, the baseline's cnn"]
+
+
+def test_of_two_that_are_as_wide_the_one_with_more_runs(write_run: Any) -> None:
+    write_run(config__precision__head="policy")
+    for seed in range(2):
+        write_run(seed=seed)
+    assert pairs(write_run) == [("float32 head=policy", "float32 head=float32")]
 
 
 def test_one_policy_only_takes_the_first_group(write_run: Any) -> None:
