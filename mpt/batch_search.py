@@ -105,7 +105,7 @@ def settle(
         raise SearchFailed(_nothing_fits(attempts[1], own_limit), errors.OUT_OF_MEMORY)
     size = low if high is None else with_margin(low)
     text = reason(low, high, size)
-    if attempts[low].device == "cpu":
+    if high is not None and attempts[low].device == "cpu":
         text += f", in {own_limit} MiB" if own_limit else f", in {free} MiB, most of what was free"
     told.say(f"{size}: {text}")
     return replace(job, options={**job.options, "batch_size": size, "batch_size_reason": text})

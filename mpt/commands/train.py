@@ -107,10 +107,14 @@ def _single(config: Any, task: SweepTask) -> int:
     if job.config["batch_size"] != "max" and job.config["device"]["memory_limit_mb"] is None:
         return execute(job)
     try:
-        return _in_child(settle(job))
+        job = settle(job)
     except SearchFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return failure.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return errors.INTERRUPTED
+    return _in_child(job)
 
 
 def _in_child(job: Job) -> int:

@@ -279,3 +279,11 @@ def test_train_runs_what_was_found_in_a_process_of_its_own(mpt, monkeypatch):
     done = mpt("train", "batch_size=max")
     assert done.code == errors.OUT_OF_MEMORY
     assert "error: Not even a batch of 1 fits." in done.err
+
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "settle", interrupted)
+    done = mpt("train", "batch_size=max")
+    assert (done.code, done.err) == (errors.INTERRUPTED, "interrupted\n")
+    assert len(spawned) == 1
