@@ -6,6 +6,7 @@ a child that ends with this process, or where that is not installed by its reade
 
 import logging
 import os
+import signal
 import sys
 import threading
 import types
@@ -29,11 +30,15 @@ def serve(path: str | Path, *, port: int | None, ready: Callable[[str], None]) -
 
     Raises:
         ConfigurationError: there is nothing to show, or the port cannot be used.
-        KeyboardInterrupt: the process was interrupted.
+        KeyboardInterrupt: the process was interrupted, or terminated.
     """
     folder = Path(path)
     require_events(folder)
-    ready(_launch(folder, port))
+    address = _launch(folder, port)
+    # SIGTERM as Ctrl-C; and Ctrl-C itself, which a script's background job would ignore.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    ready(address)
     threading.Event().wait()
 
 

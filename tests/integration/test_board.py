@@ -41,7 +41,7 @@ def board(folder: Path, *words: str, **environment: str) -> Iterator[tuple[str, 
     )
     try:
         line = process.stdout.readline()
-        assert line.startswith("board: http://127.0.0.1:"), line + process.stderr.read()
+        assert line.startswith("board: http://127.0.0.1:"), line
         yield line.removeprefix("board: ").strip(), process
     finally:
         if process.poll() is None:
@@ -134,13 +134,12 @@ def test_the_hparams_page_of_runs_holds_what_their_reports_hold(mpt, tmp_path):
 
 def test_it_serves_this_machine_only_until_control_c_and_leaves_no_process(events):
     with board(events, "--port", "0") as (address, process):
+        assert "tensorflow/" not in Path(f"/proc/{process.pid}/maps").read_text()
         sockets = psutil.Process(process.pid).net_connections()
         listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
         assert [f"http://{ip}:{port}/" for ip, port in listening] == [address]
         assert get(f"{address}data/environment")["data_location"] == str(events)
         assert wait_for(lambda: get(f"{address}data/runs")) == ["0/tensorboard"]
-        mapped = Path(f"/proc/{process.pid}/maps").read_text()
-        assert "tensorflow/" not in mapped
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=20)
@@ -175,10 +174,12 @@ def test_it_does_without_the_data_server(events, program):
         assert wait_for(lambda: get(f"{address}data/runs")) == ["0/tensorboard"]
 
 
-def test_killed_outright_it_leaves_no_process(events):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_ended_in_another_way_it_leaves_no_process_either(events, number, code):
     with board(events) as (_, process):
         children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
+        process.send_signal(number)
+        assert process.wait(timeout=20) == code
         psutil.wait_procs(children, timeout=10)
         assert not any(child.is_running() for child in children)
 
