@@ -87,10 +87,11 @@ def _interrupts_kept_from_workers() -> Iterator[None]:
 
 
 @contextmanager
-def _every_result_awaited(_launcher: Any) -> Iterator[None]:
+def _every_result_awaited(launcher: Any) -> Iterator[None]:
     """Have submitit's launcher wait for all jobs, where it would give up at the first lost one.
 
-    A job without a result was lost with its node, cancelled, or out of its time.
+    A job without a result was lost with its node, cancelled, or out of its time. The jobs' output
+    does not come here, so it is said where it goes.
     """
     from hydra.core.utils import JobReturn, JobStatus
     from submitit.core.core import Job
@@ -107,6 +108,8 @@ def _every_result_awaited(_launcher: Any) -> Iterator[None]:
             lost.return_value = None
             return [lost]
 
+    output = str(launcher.params["submitit_folder"]).replace("%j", "*/*.out")
+    print(f"the jobs' output: {output}", file=sys.stderr)
     kind.results = awaited
     try:
         yield

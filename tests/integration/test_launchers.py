@@ -197,10 +197,13 @@ class TestJoblib:
 @pytest.mark.slow
 class TestSubmitit:
     def test_on_this_machine(self, tmp_path):
-        sweep = Sweep(tmp_path, "submitit_local", JOBS).end()
+        gpus = "hydra.launcher.gpus_per_node=2"
+        sweep = Sweep(tmp_path, "submitit_local", gpus, JOBS, TMPDIR=str(tmp_path)).end()
         assert is_as_it_should_be(sweep)
-        output = "".join(file.read_text() for file in sweep.folder.glob(".submitit/*/*.out"))
-        assert "[0] ended good" in output
+        output = re.search(r"^the jobs' output: (.*)$", sweep.err, flags=re.MULTILINE)[1]
+        files = Path("/").glob(output.lstrip("/"))
+        assert "[0] ended good" in "".join(file.read_text() for file in files)
+        assert {sweep.report(job)["gpu"] for job in (0, 1, 3)} == {"0", "1"}
 
     def test_control_c_lets_the_runs_save(self, tmp_path):
         sweep = Sweep(tmp_path, "submitit_local", "name=a,b", seconds=60)
