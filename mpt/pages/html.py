@@ -83,11 +83,13 @@ def table(
             for row in content.rows
         ]
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    named = upright or any(column.head for column in columns)
+    head = f"<thead><tr>{''.join(heads)}</tr></thead>" if named else ""
     title = f"<caption>{escape(content.title)}</caption>" if caption else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
     return (
         f'<div class="scroll" tabindex="0"><table data-table="{escape(content.key)}">{title}'
-        f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody></table></div>{notes}"
+        f"{head}<tbody>{body}</tbody></table></div>{notes}"
     )
 
 

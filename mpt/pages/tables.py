@@ -265,7 +265,9 @@ def environment(comparison: Comparison) -> Table:
             if value is not None:
                 counted[str(value)] = counted.get(str(value), 0) + 1
         whole = len(counted) == 1 and sum(counted.values()) == len(comparison.runs)
-        text = "; ".join(v if whole else f"{v} ({n} runs)" for v, n in counted.items())
+        text = "; ".join(
+            v if whole else f"{v} ({n} run{'s' if n > 1 else ''})" for v, n in counted.items()
+        )
         rows.append([Cell(name), Cell(text or "not recorded", tone="" if text else QUIET)])
     columns = [Column("what", "", numeric=False), Column("value", "", numeric=False)]
     return Table("environment", "Environment", columns, rows)
@@ -283,7 +285,7 @@ ENVIRONMENT: dict[str, Callable[[Run], Any]] = {
     "mpt": lambda run: run.report.mpt_version,
     "commit": lambda run: run.report.environment.git_commit,
     "data": lambda run: run.report.data.name,
-    "fingerprint of the data": lambda run: run.report.data.fingerprint,
+    "fingerprint of the data": lambda run: (run.report.data.fingerprint or "")[:16] or None,
 }
 
 

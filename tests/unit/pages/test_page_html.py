@@ -206,3 +206,38 @@ def test_two_hundred_runs_make_a_page_in_time_and_of_a_size_to_send(tmp_path: Pa
     page = comparison_html(comparison)
     assert time.perf_counter() - begun < 2
     assert len(page) < 1_000_000
+
+
+def test_why_a_group_is_not_faster_is_on_the_page(found: Comparison) -> None:
+    why = found.pairings[0].why_not_faster
+    why.append("bound by input: 40% of the time waiting for data")
+    try:
+        text = parsed(comparison_html(found)).text
+    finally:
+        why.clear()
+    assert "Why not faster" in text
+    assert "bound by input: 40% of the time waiting for data" in text
+
+
+def test_the_reason_of_a_failure_comes_before_its_diagnosis(tmp_path: Path) -> None:
+    content = report("mixed_float16", 0, tmp_path)
+    content |= {"status": "diverged", "exit_code": 3}
+    content["reason"] = {"rule": "max_loss", "step": 7, "message": "the loss passed 100"}
+    content["diagnosis"] = [{"message": "dense broke first\n  try this"}]
+    page = run_html(Run(tmp_path, from_json(content)))
+    text = parsed(page).text
+    assert "Diverged at step 7: the loss passed 100" in text
+    assert text.index("max_loss: the loss passed 100") < text.index("dense broke first\n  try this")
+
+
+def test_the_page_of_a_run_has_its_whole_configuration(tmp_path: Path) -> None:
+    content = report("mixed_float16", 0, tmp_path)
+    run = Run(tmp_path, from_json(content))
+    cells = {
+        a["data-row"]: a.get("data-value")
+        for tag, a in parsed(run_html(run)).elements
+        if tag == "td" and a.get("data-key") == "value"
+    }
+    assert cells["model.filters"] == "32"
+    assert cells["precision.policy"] == "mixed_float16"
+    assert cells["seed"] == "0"

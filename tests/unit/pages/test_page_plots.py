@@ -158,6 +158,8 @@ def test_the_loss_scale_is_a_staircase_with_skips_marked() -> None:
     path = next(e for e in picture.iter() if (e.get("class") or "").startswith("curve"))
     points = re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path.get("d", ""))
     assert len({y for _, y in points}) == 3  # 2^14, 2^15 and 2^16
+    frame = next(e for e in picture.iter() if e.get("class") == "axis")
+    assert points[0][0] == frame.get("x1")  # the first scale holds from step 0
     assert all(a[0] == b[0] or a[1] == b[1] for a, b in itertools.pairwise(points))
     ticks = [e.text for e in picture.iter() if e.get("class") == "tick"]
     assert "2¹⁵" in ticks
@@ -184,3 +186,19 @@ def test_a_figure_says_what_it_shows_to_those_who_cannot_see_it() -> None:
     texts = {e.get("id"): e.text for e in picture}
     assert picture.get("aria-labelledby") == "k-title k-desc"
     assert texts == {"k-title": "Ti<tle>", "k-desc": "De&sc"}
+
+
+def test_an_id_has_no_space_and_no_two_keys_share_one() -> None:
+    keys = ["a b", "a-b", "a/b", "ä"]
+    ids = [Figure(key, "", "", 1, 1).key for key in keys]
+    assert ids[1] == "a-b"
+    assert len(set(ids)) == len(keys)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", each) for each in ids)
+
+
+def test_a_long_label_keeps_its_end() -> None:
+    assert plots.shortened("mixed_bfloat16", 400) == "mixed_bfloat16"
+    short = plots.shortened("resnet_with_a_long_name mixed_bfloat16", 200)
+    assert len(short) == 200 // 9
+    assert short.endswith("mixed_bfloat16")
+    assert short.startswith("resn")

@@ -127,7 +127,7 @@ def test_an_environment_that_differs_counts_the_runs(found: Comparison) -> None:
     finally:
         run.report.environment.keras = saved
     text = cell(table, "keras", "value").text
-    assert text == "3.14.0 (1 runs); 3.15.1 (15 runs)"
+    assert text == "3.14.0 (1 run); 3.15.1 (15 runs)"
     assert cell(tables.environment(found), "keras", "value").text == "3.15.1"
 
 
@@ -138,6 +138,7 @@ def test_the_unit_is_said_once() -> None:
     mixed = Spread(giga, 2.0**20, 2 * giga, (2.0**20, 2 * giga))
     assert cells.spread(mixed, size).text == "1.00 GiB (1 MiB to 2.00 GiB)"
     assert cells.spread(Spread(7.0, 7.0, 7.0, (7.0,)), rate).text == "7"
+    assert cells.spread(Spread(17.0, 17.0, 19.0, (17.0, 17.0, 19.0)), rate).text == "17 (17 to 19)"
     one = Interval(1.5, None, None, 0.95, 1, paired=True)
     assert cells.interval(one, cells.times).text == "1.50x"
 
