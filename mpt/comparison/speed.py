@@ -89,7 +89,7 @@ def sentence(ratio: Interval, speed: str, baseline: str) -> str:
         return f"slower: {ratio.estimate:.2f} times the speed of {baseline} ({figures})"
     if speed == "same":
         return f"as fast as {baseline} ({figures})"
-    return f"faster or not, unclear: {ratio.estimate:.2f} times the speed ({figures})"
+    return f"unclear: {ratio.estimate:.2f} times the speed of {baseline} ({figures})"
 
 
 def _exp(value: float) -> float:

@@ -63,7 +63,9 @@ def _speed(pairing: Pairing) -> str:
         return f"{_times(ratio.estimate)} in one run each, which measures no spread"
     if pairing.speed in ("faster", "slower"):
         return _times(ratio.estimate)
-    return "as fast" if pairing.speed == "same" else f"speed unclear ({_times(ratio.estimate)})"
+    if pairing.speed == "same":
+        return "as fast"
+    return f"speed unclear ({ratio.estimate:.2f} times, {ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _times(ratio: float) -> str:

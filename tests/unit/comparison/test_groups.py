@@ -53,6 +53,15 @@ def test_a_run_that_died_before_it_knew_its_device_joins_its_group(write_run: An
     assert (second.device, second.failures) == ("not recorded", {"oom: exit code 4": 1})
 
 
+def test_of_two_that_it_may_belong_to_the_larger(write_run: Any) -> None:
+    write_run(seed=0, device__name="Xeon")
+    for seed in range(2):
+        write_run(seed=seed)
+    write_run(seed=3, status="killed", exit_code=137, device={}, data={})
+    sizes = {group.device: len(group.runs) for group in compare([write_run.folder]).groups}
+    assert sizes == {"cpu Xeon": 1, "cpu EPYC": 3}
+
+
 def test_failures_are_told_by_their_cause(write_run: Any) -> None:
     for seed, step in enumerate((118, 131, 120)):
         reason = {"rule": "max_consecutive_skips", "step": step, "message": ""}

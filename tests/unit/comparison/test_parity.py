@@ -184,3 +184,26 @@ def test_time_to_a_target_that_is_asked_for(write_run: Any, learning: Any) -> No
         (6.0,)
     ] * 2
     assert compare([write_run.folder], target=2.0).groups[0].seconds_to_target is None
+
+
+def test_the_target_of_a_loss_is_above_its_best(write_run: Any, learning: Any) -> None:
+    tag = "validation/loss"
+    rows = learning(0.9)
+    for row in rows:
+        row[tag] = 1.0 - 0.05 * row["wall_seconds"]
+    best = {"metrics__best__name": tag, "metrics__best__value": 0.5}
+    write_run(rows=rows, **best, **{f"metrics__final__{tag}": 0.5})
+    result = compare([write_run.folder], margin=20)
+    assert result.target == pytest.approx(0.5 * 1.2)
+    (group,) = result.groups
+    assert group.seconds_to_target is not None
+    assert group.seconds_to_target.values == (8.0,)
+
+
+def test_each_baseline_has_its_target(write_run: Any) -> None:
+    for model, accuracy in (("cnn", 0.9), ("mlp", 0.8)):
+        for policy in ("float32", "mixed_float16"):
+            write_run(policy=policy, config__model__name=model, metrics__best__value=accuracy)
+    result = compare([write_run.folder])
+    assert result.target is None
+    assert [group.target for group in result.groups] == pytest.approx([0.895, 0.795, 0.895, 0.795])

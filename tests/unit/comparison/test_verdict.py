@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from mpt.comparison import Verdict, compare
 
@@ -57,6 +59,18 @@ def test_one_run_is_said(write_run: Any) -> None:
     found = verdict(write_run, seeds=1, mixed_bfloat16={"ratio": 1.8})
     assert "1.8 times faster in one run each, which measures no spread" in found.sentence
     assert found.recommended is None
+
+
+def test_a_speed_that_is_unclear_is_told_with_its_interval(write_run: Any) -> None:
+    speeds = (3000, 900, 1500)
+    for seed, ours in enumerate(speeds):
+        write_run(seed=seed)
+        write_run(seed=seed, speed=ours, policy="mixed_bfloat16")
+    (found,) = compare([write_run.folder]).verdicts
+    assert found.recommended is None
+    logs = np.log(np.divide(speeds, 1000))
+    low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval(0.95))
+    assert f"speed unclear (1.59 times, {low:.2f} to {high:.2f})" in found.sentence
 
 
 def test_no_verdict_on_speed_is_said(write_run: Any) -> None:

@@ -114,3 +114,21 @@ def test_one_run_that_may_be_faster_needs_no_reason(write_run: Any) -> None:
     write_run(speed=1000)
     write_run(speed=1500, policy="mixed_bfloat16", throughput__data_wait_fraction=0.9)
     assert compare([write_run.folder]).pairings[0].why_not_faster == []
+
+
+def test_of_one_dtype_neither_can_be_faster_for_it(write_run: Any) -> None:
+    slow_input = {"throughput__data_wait_fraction": 0.9}
+    for seed in range(2):
+        write_run(seed=seed, policy="mixed_bfloat16", speed=1000 + seed)
+        write_run(seed=seed, policy="bfloat16", speed=1000 + 2 * seed, **slow_input)
+    (pairing,) = compare([write_run.folder]).pairings
+    assert pairing.why_not_faster == []
+
+
+def test_tf32_explains_nothing_where_the_baseline_computes_in_16_bits(write_run: Any) -> None:
+    gpu = {"device__kind": "gpu", "device__compute_capability": [8, 0], "precision__tf32": True}
+    for seed in range(2):
+        write_run(seed=seed, policy="mixed_bfloat16", speed=1000 + seed, **gpu)
+        write_run(seed=seed, policy="mixed_float16", speed=1000 + 2 * seed, **gpu)
+    (pairing,) = compare([write_run.folder]).pairings
+    assert pairing.why_not_faster == ["nothing that was measured explains it"]
