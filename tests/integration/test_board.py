@@ -83,6 +83,7 @@ def close_to(value: float):
 @pytest.fixture
 def events(tmp_path: Path) -> Path:
     with Board(tmp_path / "sweep" / "0" / "tensorboard") as writer:
+        writer.layout()
         writer.scalars(1, {"train/loss": 0.5})
     return tmp_path / "sweep"
 
@@ -134,12 +135,14 @@ def test_the_hparams_page_of_runs_holds_what_their_reports_hold(mpt, tmp_path):
 
 def test_it_serves_this_machine_only_until_control_c_and_leaves_no_process(events):
     with board(events, "--port", "0") as (address, process):
-        assert "tensorflow/" not in Path(f"/proc/{process.pid}/maps").read_text()
         sockets = psutil.Process(process.pid).net_connections()
         listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
         assert [f"http://{ip}:{port}/" for ip, port in listening] == [address]
         assert get(f"{address}data/environment")["data_location"] == str(events)
         assert wait_for(lambda: get(f"{address}data/runs")) == ["0/tensorboard"]
+        assert get(f"{address}data/plugin/custom_scalars/layout")["category"]
+        # TensorBoard imports TensorFlow when it first needs it, as for the layout.
+        assert "tensorflow/" not in Path(f"/proc/{process.pid}/maps").read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=20)
