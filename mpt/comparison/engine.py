@@ -122,8 +122,8 @@ def _metric(runs: Sequence[Run], asked: str | None) -> str | None:
             allowed=sorted(tags) or ["none: no run recorded a metric"],
             value=asked,
         )
-    counted = Counter(tag for run in runs if (tag := _monitored(run)) in tags)
-    return counted.most_common(1)[0][0] if counted else None
+    monitored = [name for run in runs if (name := _monitored(run)) is not None and name in tags]
+    return Counter(monitored).most_common(1)[0][0] if monitored else None
 
 
 def _monitored(run: Run) -> str | None:
