@@ -17,8 +17,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 
 
 def page(title: str, body: str) -> str:
-    """The whole file."""
-    return (
+    """The whole file. What UTF-8 has no place for, such as odd bytes of a path, is escaped."""
+    text = (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -27,6 +27,7 @@ def page(title: str, body: str) -> str:
         f"<title>{escape(title)}</title><style>{style()}</style></head>\n"
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @cache
@@ -87,8 +88,10 @@ def table(
     head = f"<thead><tr>{''.join(heads)}</tr></thead>" if named else ""
     title = f"<caption>{escape(content.title)}</caption>" if caption else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
+    label = escape(content.title)
     return (
-        f'<div class="scroll" tabindex="0"><table data-table="{escape(content.key)}">{title}'
+        f'<div class="scroll" role="group" aria-label="{label}" tabindex="0">'
+        f'<table data-table="{escape(content.key)}">{title}'
         f"{head}<tbody>{body}</tbody></table></div>{notes}"
     )
 

@@ -42,7 +42,8 @@ def markdown(comparison: Comparison) -> str:
         parts += _table(table)
     if comparison.notes:
         parts.append("\n".join(f"- {escaped(note)}" for note in comparison.notes))
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _remarks(comparison: Comparison) -> list[str]:

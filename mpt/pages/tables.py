@@ -45,7 +45,7 @@ def groups(comparison: Comparison) -> Table:
         (Column("best", f"best {metric}"), lambda g: spread(g.best, number)),
         (
             Column("seconds_to_target", f"s to {target(comparison)}"),
-            lambda g: _to_target(g, comparison.target),
+            _to_target,
         ),
         (Column("wall_seconds", "s in all"), lambda g: spread(g.wall_seconds, rate)),
         (Column("skipped_steps", "skipped steps"), lambda g: spread(g.skipped_steps, number)),
@@ -53,6 +53,8 @@ def groups(comparison: Comparison) -> Table:
     ]
     if comparison.metric is None:
         makers = [each for each in makers if each[0].key not in ("final", "best")]
+    if comparison.target is None:
+        makers = [each for each in makers if each[0].key != "seconds_to_target"]
     cells = {column.key: [make(group) for group in comparison.groups] for column, make in makers}
     present = {key for key, found in cells.items() if any(cell.text != NONE for cell in found)}
     columns = [column for column, _ in makers if column.key in present]
@@ -338,9 +340,7 @@ def _runs(group: Group) -> Cell:
     return Cell(str(good) if whole else f"{good}, {failed} failed", good, "" if whole else BAD)
 
 
-def _to_target(group: Group, wanted: float | None) -> Cell:
-    if wanted is None:
-        return Cell(NONE)
+def _to_target(group: Group) -> Cell:
     reached = group.seconds_to_target
     good = sum(run.succeeded for run in group.runs)
     if reached is None:

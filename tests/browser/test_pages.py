@@ -253,3 +253,21 @@ def test_print_is_dark_on_light_and_opens_what_is_closed(
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     pdf = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert pdf.startswith(b"%PDF")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_trained_is_shown_as_it_was(
+    browser: Callable[..., Any], mpt_process: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ("model=mlp", "precision=mixed_bfloat16", "trainer.steps=60", "run_dir=run")
+    assert mpt_process("train", *words).code == 0
+    assert mpt_process("show", "run", "--html", "run.html").code == 0
+    page = opened(browser(), tmp_path / "run.html")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    for tag, expected in report["metrics"]["final"].items():
+        assert value(page, "metrics", tag, "final")[0] == expected
+    rows = page.find_elements("css selector", '[data-table="precision"] tbody tr')
+    assert len(rows) == len(report["precision"]["table"]) > 0
+    captions = [each.text for each in page.find_elements("css selector", "figcaption")]
+    assert {"validation/loss by step", "validation/loss by wall time"} <= set(captions)
+    assert page.get_log("browser") == []

@@ -159,7 +159,10 @@ def test_a_target_that_some_runs_reached_says_how_many(found: Comparison) -> Non
 
 def test_a_comparison_without_a_metric_has_no_columns_for_it(tmp_path: Path) -> None:
     comparison = compare([study(tmp_path / "few", seeds=1)])
-    comparison.metric = None
+    assert comparison.target is not None
+    comparison.metric = comparison.target = None
     keys = [column.key for column in tables.groups(comparison).columns]
     assert "final" not in keys
     assert "best" not in keys
+    assert "seconds_to_target" not in keys
+    assert tables.groups(comparison).notes == []

@@ -1,6 +1,7 @@
 """`mpt show` as its user calls it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,15 @@ def test_help_has_examples(mpt: Callable[..., Any]) -> None:
     out = mpt("show", "--help").out
     assert "mpt show runs/" in out
     assert "--html FILE" in out
+
+
+def test_a_path_that_is_not_utf_8_is_shown_escaped(mpt: Callable[..., Any], tmp_path: Path) -> None:
+    name = os.fsdecode(b"run\xff")
+    content = report("float32", 0, tmp_path / name)
+    write(tmp_path / name, content, metrics(content))
+    shown = mpt("show", name, "--html", "run.html")
+    assert shown.code == 0
+    assert shown.out.splitlines()[-1] == "run: run\\udcff"
+    compared = mpt("compare", name, "--html", "compare.html", "--markdown")
+    assert compared.code == 0
+    assert "run\\udcff" in (tmp_path / "compare.html").read_text(encoding="utf-8")
