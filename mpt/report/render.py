@@ -14,7 +14,7 @@ NOT_MEASURED = "not measured"
 NEXT = {
     "report": "all figures",
     "metrics": "one row a logged step",
-    "tensorboard": "tensorboard --logdir {path}",
+    "tensorboard": "mpt board {path}",
     "model": "keras.saving.load_model",
     "precision": "dtypes of each layer",
     "log": "what the console said",

@@ -91,7 +91,7 @@ def test_only_paths_that_exist_are_pointed_at(made, tmp_path):
     made.artifacts = {"tensorboard": "tensorboard", "model": "model.keras"}
     assert render.next_paths(made, tmp_path) == [
         ("report", str(tmp_path / "report.json")),
-        ("tensorboard", f"tensorboard --logdir {tmp_path / 'tensorboard'}"),
+        ("tensorboard", f"mpt board {tmp_path / 'tensorboard'}"),
     ]
 
 
