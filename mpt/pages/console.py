@@ -157,13 +157,22 @@ def _print_records(console: RichConsole, table: Table) -> None:
 
 def print_line(console: RichConsole, text: str, style: str = "") -> None:
     """Print one line. On a terminal a sentence is wrapped between words, and hangs."""
-    if console.is_terminal and len(text) > console.width:
-        indent = " " * (len(text) - len(text.lstrip(" -")) + 2)
-        text = textwrap.fill(
-            text,
-            console.width,
-            subsequent_indent=indent[:-2] or "  ",
+    if console.is_terminal:
+        text = "\n".join(_hanging(line, console.width) for line in text.split("\n"))
+    console.print(Text(printable(text, console.encoding), style), soft_wrap=True)
+
+
+def _hanging(line: str, width: int) -> str:
+    """`line` broken between words; a word such as a path stays whole."""
+    indent = len(line) - len(line.lstrip(" -"))
+    return (
+        line
+        if len(line) <= width
+        else textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * (indent or GAP),
             break_long_words=False,
             break_on_hyphens=False,
         )
-    console.print(Text(printable(text, console.encoding), style), soft_wrap=True)
+    )

@@ -91,6 +91,13 @@ def test_a_path_longer_than_the_terminal_stays_whole() -> None:
     assert path in stream.getvalue()
 
 
+def test_long_lines_hang_and_lines_of_a_message_stay_lines() -> None:
+    stream = io.StringIO()
+    terminal = RichConsole(file=stream, force_terminal=True, width=20, color_system=None)
+    console.print_line(terminal, "  - one two three four five\n  six")
+    assert stream.getvalue() == "  - one two three\n    four five\n  six\n"
+
+
 def test_markdown_begins_with_the_verdict_and_holds_the_tables(found: Comparison) -> None:
     text = markdown(found)
     assert text.startswith(f"**{escaped(found.verdicts[0].sentence)}**")
