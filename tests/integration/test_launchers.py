@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from mpt.isolation import at_work
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHED = Path(__file__).with_name("launched")
 CONTROL_C = b"\x03"
@@ -81,6 +83,30 @@ class Sweep:
         self.code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self.out = self.err = output.decode(errors="replace")
         return self
+
+    def end_killed(self, *, once):
+        """Kill the sweep's own process when `once()` holds, and wait until no run is at work."""
+        process = subprocess.Popen(
+            self.command,
+            cwd=self.cwd,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.time() + 120
+        while not once() and time.time() < deadline:
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+        folders = list(self.folder.glob("[0-9]*"))
+        while any(map(at_work, folders)):
+            assert time.time() < deadline
+            time.sleep(0.1)
+        return self
+
+    def at_work(self, count):
+        """Whether `count` runs have begun; to be asked later."""
+        return lambda: len(list(self.folder.glob("*/.hydra/config.yaml"))) == count
 
     def statuses(self):
         content = json.loads((self.folder / "sweep.json").read_text())
@@ -148,10 +174,7 @@ class TestJoblib:
         words = ("hydra.launcher.n_jobs=2", "name=a,b,c")
         sweep = Sweep(tmp_path, "joblib", *words, seconds=60)
 
-        def both_at_work():
-            return len(list(sweep.folder.glob("*/.hydra/config.yaml"))) == 2
-
-        sweep.end_on_a_terminal(press=CONTROL_C, once=both_at_work)
+        sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(2))
         assert sweep.code == 130
         assert "Traceback" not in sweep.err
         assert sweep.statuses() == ["interrupted", "interrupted", "not_run"]
@@ -162,6 +185,24 @@ class TestJoblib:
         resumed.command = [word.replace("hydra.sweep.dir=", "resume=") for word in resumed.command]
         assert resumed.end().code == 0, resumed.err
         assert resumed.statuses() == ["completed"] * 3
+
+    @pytest.mark.slow
+    def test_one_job_at_a_time(self, tmp_path):
+        # joblib starts no worker then.
+        words = ("hydra.launcher.n_jobs=1", "name=a,b")
+        sweep = Sweep(tmp_path, "joblib", *words, seconds=60)
+        sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(1))
+        assert sweep.code == 130
+        assert sweep.statuses() == ["interrupted", "not_run"]
+        assert sweep.report(0)["told"] == ["SIGINT"]
+
+    @pytest.mark.slow
+    def test_a_killed_sweep_leaves_no_run(self, tmp_path):
+        words = ("hydra.launcher.n_jobs=2", "name=a,b,c")
+        sweep = Sweep(tmp_path, "joblib", *words, seconds=60)
+        sweep.end_killed(once=sweep.at_work(2))
+        assert [sweep.report(job)["told"] for job in (0, 1)] == [["SIGTERM"]] * 2
+        assert not (sweep.folder / "2/report.json").exists()
 
     @pytest.mark.slow
     def test_control_c_before_the_jobs_begin(self, tmp_path):
@@ -208,14 +249,16 @@ class TestSubmitit:
     def test_control_c_lets_the_runs_save(self, tmp_path):
         sweep = Sweep(tmp_path, "submitit_local", "name=a,b", seconds=60)
 
-        def both_at_work():
-            return len(list(sweep.folder.glob("*/.hydra/config.yaml"))) == 2
-
-        sweep.end_on_a_terminal(press=CONTROL_C, once=both_at_work)
+        sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(2))
         assert sweep.code == 130
         assert "Traceback" not in sweep.err
         assert sweep.statuses() == ["interrupted"] * 2
         assert [report["told"] for report in sweep.reports()] == [["SIGINT"]] * 2
+
+    def test_a_killed_sweep_leaves_no_run(self, tmp_path):
+        sweep = Sweep(tmp_path, "submitit_local", "name=a,b", seconds=60)
+        sweep.end_killed(once=sweep.at_work(2))
+        assert [report["told"] for report in sweep.reports()] == [["SIGTERM"]] * 2
 
     def test_a_lost_job_leaves_the_others(self, tmp_path):
         sweep = Sweep(tmp_path, "submitit_local", "name=loses_its_worker,good", seconds=8).end()
@@ -293,6 +336,19 @@ class TestRay:
         sweep = Sweep(tmp_path, "ray", JOBS, **cluster).end()
         assert is_as_it_should_be(sweep)
         assert any(line.endswith("[0] ended good") for line in sweep.out.splitlines())
+
+    def test_control_c_lets_the_runs_save(self, tmp_path, cluster):
+        sweep = Sweep(tmp_path, "ray", "name=long_a,long_b,long_c", **cluster)
+        sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(2))
+        assert sweep.code == 130
+        assert "Traceback" not in sweep.err
+        assert sweep.statuses() == ["interrupted", "interrupted", "not_run"]
+        assert [report["told"] for report in sweep.reports()] == [["SIGINT"]] * 2
+
+    def test_a_killed_sweep_leaves_no_run(self, tmp_path, cluster):
+        sweep = Sweep(tmp_path, "ray", "name=long_a,long_b", **cluster)
+        sweep.end_killed(once=sweep.at_work(2))
+        assert sweep.reports() == []  # Ray kills what its workers have started
 
     def test_a_job_whose_worker_is_lost_runs_again(self, tmp_path, cluster):
         sweep = Sweep(tmp_path, "ray", "name=loses_its_worker,good", **cluster).end()
