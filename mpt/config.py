@@ -125,7 +125,7 @@ def _check_bounds(where: str, value: Any, bounds: typing.Mapping[str, Any]) -> N
         raise ConfigurationError(
             f"{where}={value} is not a choice", where=where, allowed=choices, value=value
         )
-    if isinstance(value, str):  # a word such as "auto" beside a number: its own check follows
+    if not isinstance(value, int | float):  # "auto" beside a number, say: its own check follows
         return
     for name, (holds, words) in _COMPARISONS.items():
         bound = bounds.get(name)
