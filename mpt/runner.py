@@ -91,9 +91,11 @@ def run(
             prepared = _beginning(prepared, steps)
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         console.error(_out_of_memory(batch_size or config.batch_size, error))
+        presence.leave()
         return errors.OUT_OF_MEMORY
     except BaseException:
         console.stop()
+        presence.leave()
         raise
     with (
         RunFolder.create(run_dir) as folder,
