@@ -5,7 +5,7 @@ from contextlib import suppress
 from mpt import errors
 from mpt.board import serve
 from mpt.commands import Options
-from mpt.commands.flags import Flag, take
+from mpt.commands.flags import Flag, take_paths
 from mpt.errors import ConfigurationError
 
 FLAGS = {"--port": Flag(None, int, least=0)}
@@ -35,12 +35,7 @@ def main(argv: list[str], options: Options) -> int:
     Raises:
         ConfigurationError: there is nothing to show, a flag is unknown, or the port is taken.
     """
-    values, paths = take(argv, FLAGS)
-    for word in paths:
-        if word.startswith("-"):
-            raise ConfigurationError(
-                f"{word} is no flag of mpt board", where="command line", allowed=FLAGS, value=word
-            )
+    values, paths = take_paths("board", argv, FLAGS)
     if len(paths) != 1:
         raise ConfigurationError(
             f"mpt board takes one folder, not {len(paths)}" if paths else "no folder is named",

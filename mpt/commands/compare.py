@@ -2,11 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
 from mpt import comparison, errors
 from mpt.commands import Options
-from mpt.commands.flags import Flag, take
+from mpt.commands.flags import Flag, take_paths
+from mpt.commands.page import write_page
 from mpt.comparison import MARGIN, Comparison
 from mpt.errors import ConfigurationError
 
@@ -58,16 +58,8 @@ def main(argv: list[str], options: Options) -> int:
     Raises:
         ConfigurationError: a flag is wrong, or there is no run that can be read.
     """
-    values, paths = take(argv, FLAGS)
+    values, paths = take_paths("compare", argv, FLAGS)
     page, as_json, as_markdown = (values.pop(name) for name in ("html", "json", "markdown"))
-    unknown = [word for word in paths if word.startswith("-")]
-    if unknown:
-        raise ConfigurationError(
-            f"mpt compare has no flag {unknown[0]}",
-            where="command line",
-            allowed=FLAGS,
-            value=unknown[0].partition("=")[0],
-        )
     if not paths:
         raise ConfigurationError(
             "mpt compare needs a folder of runs",
@@ -83,12 +75,14 @@ def main(argv: list[str], options: Options) -> int:
         for each in result.unreadable:
             print(f"warning: {each.path}: {each.reason}", file=sys.stderr)
     if page is not None:
-        _write_page(result, Path(page))
+        from mpt.pages import comparison_html
+
+        write_page(page, comparison_html(result))
     if as_json:
         print(json.dumps(result.to_json(), indent=2, allow_nan=False))
     else:
         _show(result, markdown=as_markdown)
-    return _required(result)
+    return _required(result, tell=as_json or as_markdown)
 
 
 def _show(result: Comparison, *, markdown: bool) -> None:
@@ -101,21 +95,10 @@ def _show(result: Comparison, *, markdown: bool) -> None:
         print_comparison(result)
 
 
-def _write_page(result: Comparison, path: Path) -> None:
-    from mpt.pages import comparison_html
-
-    try:
-        path.write_text(comparison_html(result), encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"The page cannot be written: {error.strerror}.", where=f"--html {path}"
-        ) from error
-    print(f"page: {path}", file=sys.stderr)
-
-
-def _required(result: Comparison) -> int:
+def _required(result: Comparison, *, tell: bool) -> int:
+    """The exit code; with `tell` what is not met is said on stderr: the console's table has it."""
     unmet = [each for each in result.requirements if not each.met]
-    for each in unmet:
+    for each in unmet if tell else ():
         print(f"not met: {each.text}: {each.detail}", file=sys.stderr)
     return errors.NOT_MET if unmet else errors.OK
 

@@ -54,6 +54,26 @@ def take(argv: list[str], flags: Mapping[str, Flag]) -> tuple[dict[str, Any], li
     return values, rest
 
 
+def take_paths(
+    command: str, argv: list[str], flags: Mapping[str, Flag]
+) -> tuple[dict[str, Any], list[str]]:
+    """`take` for a command of paths: what is left are paths, and no further flags.
+
+    Raises:
+        ConfigurationError: as `take`, and for a flag that the command does not have.
+    """
+    values, paths = take(argv, flags)
+    for word in paths:
+        if word.startswith("-"):
+            raise ConfigurationError(
+                f"mpt {command} has no flag {word}",
+                where="command line",
+                allowed=flags,
+                value=word.partition("=")[0],
+            )
+    return values, paths
+
+
 def _value(name: str, flag: Flag, text: str) -> Any:
     assert flag.convert is not None
     if not text or text.startswith("--"):

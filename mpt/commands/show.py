@@ -1,11 +1,10 @@
 """`mpt show`: the report of one run, on the console, as JSON or as a page."""
 
 import json
-import sys
-from pathlib import Path
 
 from mpt.commands import Options
-from mpt.commands.flags import Flag, take
+from mpt.commands.flags import Flag, take_paths
+from mpt.commands.page import write_page
 from mpt.errors import OK, ConfigurationError
 
 FLAGS = {"--json": Flag(), "--html": Flag(None, str)}
@@ -36,15 +35,7 @@ def main(argv: list[str], options: Options) -> int:
     Raises:
         ConfigurationError: a flag is wrong, or there is no report that can be read.
     """
-    values, paths = take(argv, FLAGS)
-    unknown = [word for word in paths if word.startswith("-")]
-    if unknown:
-        raise ConfigurationError(
-            f"mpt show has no flag {unknown[0]}",
-            where="command line",
-            allowed=FLAGS,
-            value=unknown[0].partition("=")[0],
-        )
+    values, paths = take_paths("show", argv, FLAGS)
     if len(paths) != 1:
         raise ConfigurationError(
             f"mpt show takes one run; {len(paths)} were given" if paths else "mpt show needs a run",
@@ -55,22 +46,12 @@ def main(argv: list[str], options: Options) -> int:
 
     run = pages.read_run(paths[0])
     if values["html"] is not None:
-        _write(Path(values["html"]), pages.run_html(run))
+        write_page(values["html"], pages.run_html(run))
     if values["json"]:
         print(json.dumps(run.report.to_json(), indent=2, allow_nan=False))
     else:
         pages.print_run(run, verbosity=options.verbosity)
     return OK
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise ConfigurationError(
-            f"The page cannot be written: {error.strerror}.", where=f"--html {path}"
-        ) from error
-    print(f"page: {path}", file=sys.stderr)
 
 
 def help_text(argv: list[str]) -> str:

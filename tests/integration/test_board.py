@@ -195,7 +195,7 @@ def test_ended_in_another_way_it_leaves_no_process_either(events, number, code):
         (("absent",), "no such folder"),
         (("file",), "a file"),
         (("empty",), "no TensorBoard event files"),
-        (("empty", "--host", "0.0.0.0"), "--host is no flag"),
+        (("empty", "--host", "0.0.0.0"), "has no flag --host"),
         (("empty", "--port", "many"), "not a whole number"),
         (("empty", "--port", "-1"), "out of range"),
     ],

@@ -50,6 +50,9 @@ def test_require_is_the_exit_code(mpt: Any, write_run: Any, require: str, code: 
     done = mpt("compare", three_seeds(write_run), "--json", "--require", require)
     assert done.code == code
     assert ("not met: parity: mixed_bfloat16: accuracy" in done.err) is (code == 5)
+    shown = mpt("compare", str(write_run.folder), "--require", require)
+    assert ("NOT MET: parity: mixed_bfloat16: accuracy" in shown.out) is (code == 5)
+    assert "not met" not in shown.err
     assert json.loads(done.out)["requirements"][0]["met"] is True
 
 
