@@ -17,7 +17,7 @@ POLL_SECONDS = 0.5
 
 
 class Presence:
-    """This process as one of the machine's jobs, from `enter` until `leave`.
+    """This process as one of the machine's jobs, within `with`.
 
     Attributes:
         most: the most jobs that were counted at once, this one included; 1: it was alone.
@@ -27,7 +27,7 @@ class Presence:
         self.most = 1
         self._file: IO[bytes] | None = None
 
-    def enter(self) -> "Presence":
+    def __enter__(self) -> "Presence":
         folder = _folder("jobs")
         if folder is not None:
             # Locked before it has its name: another process would take an unlocked one away.
@@ -54,8 +54,7 @@ class Presence:
         self.most = max(self.most, others + 1)
         return others + 1
 
-    def leave(self) -> None:
-        self.count()
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             Path(self._file.name).with_name(str(os.getpid())).unlink(missing_ok=True)
             self._file.close()

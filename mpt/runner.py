@@ -79,47 +79,58 @@ def run(
     run_dir = Path(os.path.abspath(run_dir))
     console = Console(verbosity)
     clock = Clock(psutil.Process().create_time())
-    presence = Presence().enter()
-    try:
-        prepared = prepare(config, allow, batch_size=batch_size, cpu_limit_mb=cpu_limit_mb)
-        result = reporting.begin(prepared, run_dir, command, clock)
-        if batch_size_reason is not None:
-            result.execution.choice_reasons["batch_size"] = batch_size_reason
-        console.header(result, total_steps=prepared.total_steps)
-        execution = make_execution(prepared)
+    with Presence() as presence:
+        try:
+            prepared = prepare(config, allow, batch_size=batch_size, cpu_limit_mb=cpu_limit_mb)
+            result = reporting.begin(prepared, run_dir, command, clock)
+            if batch_size_reason is not None:
+                result.execution.choice_reasons["batch_size"] = batch_size_reason
+            console.header(result, total_steps=prepared.total_steps)
+            execution = make_execution(prepared)
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            console.error(_out_of_memory(batch_size or config.batch_size, error))
+            return errors.OUT_OF_MEMORY
+        except BaseException:
+            console.stop()
+            raise
+        whole = steps is None
         if steps is not None:
             prepared = _beginning(prepared, steps)
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        console.error(_out_of_memory(batch_size or config.batch_size, error))
-        presence.leave()
-        return errors.OUT_OF_MEMORY
-    except BaseException:
-        console.stop()
-        presence.leave()
-        raise
-    with (
-        RunFolder.create(run_dir) as folder,
-        _board(prepared, result, folder, composed) as board,
-    ):
-        folder.write_hydra(**composed)
-        console.attach(folder.log)
-        folder.write_json("precision.json", report.encode(result.precision))
-        with _failures_reported(result, console, folder):
-            _train(prepared, execution, result, folder, board, console, clock)
-            if steps is None:
-                _save(prepared.model, result, folder)
-        result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
-        result.memory = memory.summary()
-        _check_smoke(prepared, result, folder)
-        result.exit_code = EXIT_CODES[result.status]
-        presence.leave()
-        result.device.concurrent_jobs = presence.most
-        reporting.end(result, clock)
-        if board is not None:
-            hparams.end(board, result)
-        folder.write_json(REPORT, result.to_json())
-        console.close(result, folder.path)
+        with (
+            RunFolder.create(run_dir) as folder,
+            _board(prepared, result, folder, composed) as board,
+        ):
+            folder.write_hydra(**composed)
+            console.attach(folder.log)
+            folder.write_json("precision.json", report.encode(result.precision))
+            with _failures_reported(result, console, folder):
+                _train(prepared, execution, result, folder, board, console, clock)
+                if whole:
+                    _save(prepared.model, result, folder)
+            _conclude(prepared, result, folder, board, presence, clock)
+            console.close(result, folder.path)
     return result.exit_code
+
+
+def _conclude(
+    prepared: Prepared,
+    result: RunReport,
+    folder: RunFolder,
+    board: Board | None,
+    presence: Presence,
+    clock: Clock,
+) -> None:
+    """Write the report."""
+    result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
+    result.memory = memory.summary()
+    _check_smoke(prepared, result, folder)
+    result.exit_code = EXIT_CODES[result.status]
+    presence.count()
+    result.device.concurrent_jobs = presence.most
+    reporting.end(result, clock)
+    if board is not None:
+        hparams.end(board, result)
+    folder.write_json(REPORT, result.to_json())
 
 
 def _beginning(prepared: Prepared, steps: int) -> Prepared:

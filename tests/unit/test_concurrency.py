@@ -43,22 +43,21 @@ def process():
 
 
 def test_a_run_alone_counts_itself():
-    presence = Presence().enter()
-    presence.leave()
+    with Presence() as presence:
+        assert presence.count() == 1
     assert presence.most == 1
 
 
 def test_runs_at_the_same_time_are_counted(process):
-    code = "p = Presence().enter(); print('in', flush=True); time.sleep(60)"
+    code = "p = Presence().__enter__(); print('in', flush=True); time.sleep(60)"
     first = process(code)
-    presence = Presence().enter()
-    assert presence.count() == 2
-    process(code)
-    assert presence.count() == 3
-    first.kill()
-    first.wait()
-    assert presence.count() == 2
-    presence.leave()
+    with Presence() as presence:
+        assert presence.count() == 2
+        process(code)
+        assert presence.count() == 3
+        first.kill()
+        first.wait()
+        assert presence.count() == 2
     assert presence.most == 3
 
 
@@ -72,26 +71,25 @@ def test_a_run_that_enters_while_another_counts_stays(process, monkeypatch):
 
     lock = concurrency.fcntl.flock
     monkeypatch.setattr(concurrency.fcntl, "flock", counted_first)
-    presence = Presence().enter()
-    assert others == ["1"]
-    assert process("print(Presence().count(), flush=True)").line == "2"
-    presence.leave()
+    with Presence():
+        assert others == ["1"]
+        assert process("print(Presence().count(), flush=True)").line == "2"
 
 
-def test_one_that_came_and_went_in_between_is_counted_where_the_end_still_sees_it(process):
-    presence = Presence().enter()
-    process("p = Presence().enter(); print('in', flush=True); time.sleep(60)")
-    presence.leave()
+def test_one_that_comes_later_is_seen_by_a_later_count(process):
+    with Presence() as presence:
+        process("p = Presence().__enter__(); print('in', flush=True); time.sleep(60)")
+        assert presence.most == 1
+        presence.count()
     assert presence.most == 2
 
 
 def test_killed_runs_leave_nothing_behind(process, tmp_path):
-    child = process("p = Presence().enter(); print('in', flush=True); time.sleep(60)")
+    child = process("p = Presence().__enter__(); print('in', flush=True); time.sleep(60)")
     child.kill()
     child.wait()
-    presence = Presence().enter()
-    assert presence.count() == 1
-    presence.leave()
+    with Presence() as presence:
+        assert presence.count() == 1
     assert list(tmp_path.rglob("jobs/*")) == []
 
 
