@@ -185,6 +185,5 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[None]:
 def leave_interrupts_to_the_sweep() -> None:
     """Ignore the terminal's ^C in a launcher's worker: the sweep asks by its `Stop`."""
     if threading.current_thread() is threading.main_thread():
-        # Not SIG_IGN, nor blocked, which the run's process would inherit.
+        # Not SIG_IGN, which the run's process would inherit.
         signal.signal(signal.SIGINT, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
