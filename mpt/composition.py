@@ -186,6 +186,12 @@ def run_dir_in(folder: str) -> str:
     return f"run_dir='{folder}/{pattern}'"
 
 
+def assign(key: str, text: object) -> str:
+    """An override that sets `key` to `text`, whatever characters that has."""
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", str(text))
+    return f"{key}='{quoted}'"
+
+
 @contextmanager
 def _as_program(argv: list[str]) -> Iterator[None]:
     """Hydra reads sys.argv, and reports its errors itself unless HYDRA_FULL_ERROR is set."""

@@ -111,6 +111,12 @@ def job_of(
         raise
     except Exception as error:
         raise composition.explain(error, flags, overrides) from error
+    if typed.resume is not None:
+        raise ConfigurationError(
+            "resume belongs on the command line of mpt train -m, not in a configuration.",
+            where="resume",
+            remedy="leave it out here",
+        )
     for key in ("model", "dataset", "optimizer", "loss", "metrics"):
         check_allowed(getattr(typed, key), where=key, allow=options.allow)
     check_allowed(typed.trainer.callbacks, where="trainer.callbacks", allow=options.allow)

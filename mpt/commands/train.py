@@ -9,7 +9,8 @@ from mpt import composition, errors, isolation, postmortem
 from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
-from mpt.commands.sweep import Sweep, SweepTask, check_folder, check_sweep_dir, resumed_folder
+from mpt.commands.sweep import Sweep, take_resume
+from mpt.commands.sweep_task import SweepTask, check_folder
 from mpt.config import to_config
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.isolation import Job, execute, spawn
@@ -32,10 +33,7 @@ def main(argv: list[str], options: Options) -> int:
     """
     flags, overrides = composition.arrange(argv)
     command = ["mpt", "train", *argv]
-    resumed = resumed_folder(overrides)
-    if resumed is not None:
-        check_sweep_dir(overrides)
-        overrides = [*overrides, f"hydra.sweep.dir='{resumed.resolve()}'"]
+    overrides, resumed = take_resume(overrides)
     task = SweepTask(
         command, flags, overrides, options, isolation.this_process(), resuming=resumed is not None
     )
@@ -96,7 +94,7 @@ def _single(config: Any, task: SweepTask) -> int:
     """Train the one run, in this process."""
     from hydra.core.hydra_config import HydraConfig
 
-    if config.resume is not None:
+    if task.resuming:
         raise ConfigurationError(
             "This is one run, and resume names the folder of a sweep.",
             where="resume",

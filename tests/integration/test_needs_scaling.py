@@ -52,7 +52,7 @@ def test_the_sweep_holds_every_arm_with_three_seeds(
         assert scale["initial_scale"] == (2.0**24 if scale["mode"] == "fixed" else 2.0**15)
         return 0
 
-    monkeypatch.setattr("mpt.commands.sweep.spawn", spawn)
+    monkeypatch.setattr("mpt.commands.sweep_task.spawn", spawn)
     assert mpt("train", RECIPE, "seed=7").code == 0
     arms = [(p, m) for p in ("float32", "mixed_float16") for m in ("none", "dynamic", "fixed")]
     assert jobs == [(7, *arm) for arm in arms]

@@ -35,7 +35,7 @@ def codes(monkeypatch):
             (folder / "report.json").write_text(json.dumps(ended.to_json()))
         return code
 
-    monkeypatch.setattr("mpt.commands.sweep.spawn", spawn)
+    monkeypatch.setattr("mpt.commands.sweep_task.spawn", spawn)
     return codes
 
 
@@ -152,7 +152,6 @@ class TestSweep:
         sweep(mpt)
         assert [job.return_value for job in returned[0]] == [0.9, 0.9, None]
 
-
     def test_each_job_has_its_largest_batch_searched_for(self, mpt, codes, tmp_path, monkeypatch):
         from mpt.batch_search import SearchFailed
 
@@ -164,7 +163,7 @@ class TestSweep:
                 raise SearchFailed("Not even a batch of 1 fits.", 4)
             return job
 
-        monkeypatch.setattr("mpt.commands.sweep.settle", settle)
+        monkeypatch.setattr("mpt.commands.sweep_task.settle", settle)
         codes += [0, 0]
         result = sweep(mpt, "batch_size=max")
         assert searched == [(0, "max"), (1, "max"), (2, "max")]
@@ -241,6 +240,24 @@ class TestResume:
         assert self.resume(mpt, tmp_path, "seed=0,1,2,3").code == 0
         assert self.statuses(tmp_path) == ["completed"] * 4
 
+    @pytest.mark.parametrize(
+        "folder", ["it's a 'sweep'", "50% = half", "back\\slash", "a,b [c] {d: e}"]
+    )
+    def test_folders_of_any_name(self, mpt, codes, tmp_path, folder):
+        from mpt.composition import assign
+
+        codes += [0, -9]
+        words = ["seed=0,1", assign("hydra.sweep.dir", folder)]
+        mpt("train", "-m", *words, "hydra.sweep.subdir=job_${hydra.job.override_dirname}")
+        folder = tmp_path / folder
+        jobs = json.loads((folder / "sweep.json").read_text())["jobs"]
+        assert [job["folder"] for job in jobs] == ["job_seed=0", "job_seed=1"]
+        codes += [0]
+        subdir = "hydra.sweep.subdir=job_${hydra.job.override_dirname}"
+        result = mpt("train", "-m", "seed=0,1", assign("resume", folder), subdir)
+        assert (result.code, codes) == (0, [])
+        assert report.read(folder / "job_seed=1").status == "completed"
+
     def test_a_sweep_at_work_is_not_resumed(self, mpt, codes, tmp_path):
         import fcntl
 
@@ -258,6 +275,8 @@ class TestResume:
         [
             (["train", "-m", "seed=0,1", "resume=absent"], "no sweep.json"),
             (["train", "resume=absent"], "no sweep.json"),
+            (["train", "-m", "seed=0,1", "resume=[x"], "resume=[x"),
+            (["inspect", "resume=absent"], "command line of mpt train"),
         ],
     )
     def test_a_folder_without_a_sweep(self, mpt, words, said):

@@ -1,0 +1,141 @@
+"""What became of a sweep's jobs: a file each, sweep.json, and a table.
+
+    SWEEP/0, 1, ...           the runs' folders
+    SWEEP/sweep.json          the jobs and their outcomes, brought up to date as they end
+    SWEEP/.jobs/plan.json     the jobs to come
+    SWEEP/.jobs/0.json, ...   one job's outcome, written by the process that waited for it
+    SWEEP/.jobs/stop          asks the jobs to end
+    SWEEP/.jobs/replaced/     folders of unfinished runs that `resume` ran again
+
+A launcher may run a job in another process or on another machine. So a job's outcome travels by
+its file, and nothing else needs to come back.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mpt import errors, report
+from mpt.run_folder import RunFolder
+
+SCHEMA_VERSION = 1
+SWEEP, JOBS = "sweep.json", ".jobs"
+NOT_RUN, RUNNING = "not_run", "running"
+# A job of such a status would end so again.
+FINAL = ("completed", "stopped_early", "diverged")
+STATUS = {
+    errors.OK: "completed",
+    errors.INVALID: "invalid",
+    errors.DIVERGED: "diverged",
+    errors.OUT_OF_MEMORY: "oom",
+    errors.INTERRUPTED: "interrupted",
+}
+
+
+@dataclass
+class Outcome:
+    """What became of one job.
+
+    Attributes:
+        index: its number in the sweep.
+        overrides: what sets it apart.
+        folder: name of its folder.
+        exit_code: the run's; negative where a signal ended it; None where it did not run.
+        status: as in its report.json; `invalid` where its configuration or input is wrong,
+            `running` until then, `not_run` where the sweep ended before it.
+        best: value of the monitored metric at its best step.
+        examples_per_second: steady-state throughput.
+    """
+
+    index: int
+    overrides: list[str]
+    folder: str
+    exit_code: int | None = None
+    status: str = NOT_RUN
+    monitor: str | None = None
+    best: float | str | None = None
+    examples_per_second: float | None = None
+
+
+def read_report(outcome: Outcome, folder: Path, code: int) -> None:
+    """What the run's report says of it."""
+    outcome.exit_code, outcome.status = code, STATUS.get(code, "killed" if code < 0 else "failed")
+    try:
+        content = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError):  # its configuration or input was wrong
+        return
+    outcome.status = content.get("status") or outcome.status
+    best = (content.get("metrics") or {}).get("best") or {}
+    outcome.monitor, outcome.best = best.get("name"), best.get("value")
+    throughput = content.get("throughput") or {}
+    outcome.examples_per_second = throughput.get("examples_per_second")
+
+
+def outcome_of(folder: Path, index: int) -> Outcome | None:
+    """What was noted of a job; None where nothing was."""
+    content = read_json(folder / JOBS / f"{index}.json")
+    return None if content is None else Outcome(**content)
+
+
+def note(folder: Path, outcome: Outcome) -> None:
+    """Write down a job's outcome, and bring sweep.json up to date."""
+    RunFolder(folder / JOBS).write_json(f"{outcome.index}.json", asdict(outcome))
+    write_sweep(folder)
+
+
+def write_sweep(folder: Path) -> list[Outcome]:
+    """Write sweep.json from the plan and the outcomes so far; the outcomes."""
+    plan = read_json(folder / JOBS / "plan.json") or {"jobs": []}
+    outcomes = []
+    for index, overrides in enumerate(plan["jobs"]):
+        noted = outcome_of(folder, index)
+        outcomes.append(noted or Outcome(index, overrides, str(index)))
+    if any(outcome.status not in ("invalid", NOT_RUN, RUNNING) for outcome in outcomes):
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "command": plan["command"],
+            "started_at": plan["started_at"],
+            "updated_at": report.timestamp(time.time()),
+            "jobs": [asdict(outcome) for outcome in outcomes],
+        }
+        RunFolder(folder).write_json(SWEEP, content)
+    return outcomes
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file; None where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def table(outcomes: list[Outcome]) -> list[str]:
+    """The outcomes as lines of text, in columns, with the overrides that set the jobs apart."""
+    common = set.intersection(*(set(outcome.overrides) for outcome in outcomes))
+    monitor = next((outcome.monitor for outcome in outcomes if outcome.monitor), "best")
+    rows = [["job", "overrides", "status", "exit", monitor, "examples/s"]]
+    for outcome in outcomes:
+        rows.append(
+            [
+                outcome.folder,
+                " ".join(o for o in outcome.overrides if o not in common) or "-",
+                outcome.status.replace("_", " "),
+                "-" if outcome.exit_code is None else str(outcome.exit_code),
+                _number(outcome.best, ".4f"),
+                _number(outcome.examples_per_second, ".0f"),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _number(value: float | str | None, form: str) -> str:
+    if isinstance(value, int | float):
+        return format(value, form)
+    return value if value is not None else "-"

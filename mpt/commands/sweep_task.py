@@ -1,0 +1,219 @@
+"""One job of a sweep, in whichever process a launcher runs it."""
+
+import functools
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mpt import composition, errors, isolation, postmortem
+from mpt.batch_search import SearchFailed, settle
+from mpt.commands import Options
+from mpt.commands.jobs import job_of
+from mpt.commands.outcomes import FINAL, JOBS, RUNNING, Outcome, note, outcome_of, read_report
+from mpt.concurrency import own_gpu
+from mpt.config import to_config
+from mpt.errors import ConfigurationError
+from mpt.isolation import Job, spawn
+from mpt.launching import Stop, leave_interrupts_to_the_sweep
+
+_AT_WORK = threading.Lock()  # held while a worker has a job
+
+
+@dataclass
+class SweepTask:
+    """What a launcher calls with each job's configuration, in whichever process it chose.
+
+    Attributes:
+        command: the command line, for the reports.
+        flags, overrides: as `composition.arrange` gives them.
+        root: the sweep's own process, as `isolation.this_process` tells it.
+        resuming: jobs that ended before keep their outcomes.
+        cwd: the folder in which the sweep was started.
+    """
+
+    command: list[str]
+    flags: list[str]
+    overrides: list[str]
+    options: Options
+    root: dict[str, Any]
+    resuming: bool = False
+    cwd: str = field(default_factory=os.getcwd)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        composition.register()  # in a worker, before Hydra composes the job there
+
+    def __call__(self, config: Any) -> float | None:
+        """Run the job, and note its outcome.
+
+        Returns:
+            The monitored metric's best value, for sweepers that look for better configurations.
+        """
+        if os.getpid() == self.root["pid"]:
+            return self._do(config, elsewhere=False)
+        os.chdir(self.cwd)
+        leave_interrupts_to_the_sweep()
+        _end_with_the_sweep(self.root["pid"], self.root["host"], self.root["created"])
+        with _AT_WORK:
+            return self._do(config, elsewhere=True)
+
+    def _do(self, config: Any, *, elsewhere: bool) -> float | None:
+        folder, run_dir, varied, index = _place()
+        # joblib with n_jobs=1 starts no worker.
+        basic = _launcher() in (None, "basic")
+        stop = None if basic else Stop(folder / JOBS / "stop")
+        outcome = Outcome(index, varied, os.path.relpath(run_dir, folder), status=RUNNING)
+        if elsewhere:
+            # It may be its second run: Ray lost its worker, or Slurm had it make room.
+            wait_while_at_work(run_dir)
+        if (self.resuming or elsewhere) and (kept := _final_outcome(folder, outcome)):
+            self._say(f"job {index}: {' '.join(varied)}: {kept.status} before")
+            note(folder, kept)
+            return _objective(kept)
+        if stop is not None and stop():
+            _remove_if_empty(run_dir)
+            return None
+        self._say(f"job {index}: {' '.join(varied)}")
+        note(folder, outcome)
+        try:
+            self._run(config, run_dir, outcome, stop)
+        finally:
+            _remove_if_empty(run_dir)
+            note(folder, outcome)
+        return _objective(outcome)
+
+    def _run(self, config: Any, run_dir: Path, outcome: Outcome, stop: Stop | None) -> None:
+        try:
+            check_folder(outcome.overrides)
+            job = job_of(
+                config, self.flags, self.overrides, str(run_dir), self.command, self.options
+            )
+        except ConfigurationError as error:
+            isolation.report(error, debug=self.options.debug)
+            outcome.exit_code, outcome.status = error.exit_code, "invalid"
+            return
+        if stop is None:
+            self._spawn(job, outcome, {}, stop)
+            return
+        job.root, job.label = self.root, f"[{outcome.index}] "
+        device = job.config["device"]
+        if device["accelerator"] == "cpu" or device["strategy"] != "none":
+            self._spawn(job, outcome, {}, stop)
+        else:
+            with own_gpu(stop) as environment:
+                self._spawn(job, outcome, environment, stop)
+
+    def _spawn(
+        self, job: Job, outcome: Outcome, environment: dict[str, str], stop: Stop | None
+    ) -> None:
+        started, oom, said = time.time(), postmortem.oom_kills(), None
+        try:
+            job = settle(job, environment=environment, stopped=stop)
+            outcome.exit_code = spawn(job, environment=environment, stopped=stop)
+        except SearchFailed as failure:
+            said, outcome.exit_code = str(failure), failure.exit_code
+            print(f"error: {failure}", file=sys.stderr)
+        except KeyboardInterrupt:
+            outcome.exit_code = errors.INTERRUPTED
+            if stop is None:
+                raise
+        finally:
+            code = errors.INTERRUPTED if outcome.exit_code is None else outcome.exit_code
+            folder = Path(job.run_dir)
+            if code not in (errors.OK, errors.INVALID) and not (folder / "report.json").exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                postmortem.write(
+                    folder,
+                    to_config(job.config),
+                    command=job.command,
+                    exit_code=code,
+                    started=started,
+                    oom_suspected=oom(),
+                    message=said,
+                )
+            read_report(outcome, folder, code)
+
+    def _say(self, text: str) -> None:
+        if self.options.verbosity >= 0:
+            print(text, file=sys.stderr)
+
+
+@functools.cache
+def _end_with_the_sweep(pid: int, host: str, created: float) -> None:
+    """Have a launcher's worker end, after its present job, once the sweep's own process is gone.
+
+    One of joblib's would stay for another five minutes.
+    """
+
+    def end() -> None:
+        _AT_WORK.acquire()
+        os._exit(errors.FAILED)
+
+    root = {"pid": pid, "host": host, "created": created}
+    isolation.once(lambda: isolation.is_gone(root), end)
+
+
+def _place() -> tuple[Path, Path, list[str], int]:
+    """The sweep's folder, the job's in it, what sets the job apart, and its number."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    hydra = HydraConfig.get()
+    varied = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(varied, list)
+    folder = Path(os.path.abspath(hydra.sweep.dir))
+    return folder, Path(hydra.runtime.output_dir), [str(o) for o in varied], int(hydra.job.num)
+
+
+def _launcher() -> str | None:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices.get("hydra/launcher")
+
+
+def sets(override: str, key: str) -> bool:
+    """Whether `override` is one of `key`."""
+    return override.lstrip("+").startswith(f"{key}=")
+
+
+def check_folder(overrides: list[str]) -> None:
+    """Refuse a folder of one run for many."""
+    if any(sets(override, "run_dir") for override in overrides):
+        raise ConfigurationError(
+            "run_dir is the folder of one run, and a sweep has many",
+            where="run_dir",
+            remedy="choose the sweep's folder by hydra.sweep.dir=PATH",
+        )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra makes a job's folder before the job begins."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _objective(outcome: Outcome) -> float | None:
+    return outcome.best if isinstance(outcome.best, float) else None
+
+
+def _final_outcome(folder: Path, outcome: Outcome) -> Outcome | None:
+    """The outcome of a run that ended so before; None where it must run, in an empty folder."""
+    noted = outcome_of(folder, outcome.index)
+    run_dir = folder / outcome.folder
+    if noted is not None and noted.status in FINAL and (run_dir / "report.json").exists():
+        return noted
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        aside = folder / JOBS / "replaced" / f"{outcome.index}-{time.time_ns()}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        run_dir.rename(aside)
+    return None
+
+
+def wait_while_at_work(run_dir: Path) -> None:
+    """Let a run save what it has, whose worker is gone."""
+    while run_dir.is_dir() and isolation.at_work(run_dir):
+        time.sleep(isolation.POLL_SECONDS)
