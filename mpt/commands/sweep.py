@@ -230,7 +230,11 @@ def take_resume(overrides: list[str]) -> tuple[list[str], Path | None]:
     try:
         value = OverridesParser.create().parse_override(named[-1]).value() if named else None
     except Exception as error:
-        raise composition.explain(error, [], overrides) from error
+        raise ConfigurationError(
+            "This path has characters that must be quoted.",
+            where=named[-1],
+            remedy="write \"resume='PATH'\"",
+        ) from error
     if value is None:
         return kept, None
     folder = Path(str(value))
