@@ -271,6 +271,16 @@ def printable(text: str, encoding: str = "utf-8") -> str:
     return kept.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def path_text(path: str | Path) -> str:
+    """`path` on one line, its spaces as they are: it may be copied."""
+    return printable(str(path)).replace("\n", "\\n")
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, so that what a file holds cannot look like a line of ours."""
+    return printable(" ".join(text.split()))
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

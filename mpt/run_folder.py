@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import orjson
 
 from mpt.errors import ConfigurationError
-from mpt.report import decode, encode
+from mpt.report import decode, encode, open_regular
 
 REPORT = "report.json"
 METRICS = "metrics.jsonl"
@@ -150,12 +150,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     A last line that is still being written is left out.
 
     Raises:
-        ConfigurationError: there is no such file, or a line before the last is not JSON.
+        ConfigurationError: there is no such file, or a line before the last is no JSON object.
     """
     file = Path(path)
-    file = file / METRICS if file.is_dir() else file
+    file = file / METRICS if os.path.isdir(file) else file
     try:
-        content = file.read_bytes()
+        with open_regular(file) as opened:
+            content = opened.read()
     except OSError as error:
         raise ConfigurationError(
             f"No metrics can be read: {error.strerror}.", where=str(file)
@@ -168,6 +169,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             raise ConfigurationError(
                 f"This line is not JSON: {error}.", where=f"{file}:{number}"
             ) from error
+        if not isinstance(row, dict):
+            raise ConfigurationError("This line is not a row of metrics.", where=f"{file}:{number}")
         rows.append({key: decode(value) for key, value in row.items()})
     return rows
 

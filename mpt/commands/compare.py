@@ -8,8 +8,11 @@ from mpt.commands import Options
 from mpt.commands.flags import Flag, take_paths
 from mpt.commands.page import write_page
 from mpt.comparison import MARGIN, Comparison
+from mpt.console import one_line, path_text
 from mpt.errors import ConfigurationError
 
+WARNED = 20
+"""Of what cannot be read, so many are named on stderr."""
 FLAGS = {
     "--baseline": Flag(None, str),
     "--margin": Flag(MARGIN, float, least=0),
@@ -71,9 +74,8 @@ def main(argv: list[str], options: Options) -> int:
             "--json and --markdown both want stdout", where="command line", remedy="give one"
         )
     result = comparison.compare(paths, **values)
-    if options.verbosity >= 0:
-        for each in result.unreadable:
-            print(f"warning: {each.path}: {each.reason}", file=sys.stderr)
+    if options.verbosity >= 0 and (as_json or as_markdown):  # the console's table has them
+        _warn(result)
     if page is not None:
         from mpt.pages import comparison_html
 
@@ -83,6 +85,15 @@ def main(argv: list[str], options: Options) -> int:
     else:
         _show(result, markdown=as_markdown)
     return _required(result, tell=as_json or as_markdown)
+
+
+def _warn(result: Comparison) -> None:
+    """Say on stderr what cannot be read; what others wrote must not look like a line of ours."""
+    for each in result.unreadable[:WARNED]:
+        print(f"warning: {path_text(each.path)}: {one_line(each.reason)}", file=sys.stderr)
+    more = len(result.unreadable) - WARNED
+    if more > 0:
+        print(f"warning: {more} more cannot be read", file=sys.stderr)
 
 
 def _show(result: Comparison, *, markdown: bool) -> None:
@@ -99,7 +110,7 @@ def _required(result: Comparison, *, tell: bool) -> int:
     """The exit code; with `tell` what is not met is said on stderr: the console's table has it."""
     unmet = [each for each in result.requirements if not each.met]
     for each in unmet if tell else ():
-        print(f"not met: {each.text}: {each.detail}", file=sys.stderr)
+        print(one_line(f"not met: {each.text}: {each.detail}"), file=sys.stderr)
     return errors.NOT_MET if unmet else errors.OK
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from mpt.comparison.result import Run, Unreadable
 from mpt.errors import ConfigurationError
-from mpt.report import read
+from mpt.report import open_regular, read
 from mpt.run_folder import METRICS, REPORT
 
 SWEEP = "sweep.json"
@@ -53,10 +53,10 @@ def collect(paths: Sequence[str | Path]) -> Collected:
         ConfigurationError: a path names nothing, or no run in them can be read.
     """
     found = Collected()
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in [expanded for given in paths for expanded in _expand(given)]:
         for place in _search(path, found):
-            real = place.resolve()
+            real = os.path.realpath(place)
             if real not in seen:
                 seen.add(real)
                 _read(place, found)
@@ -68,8 +68,8 @@ def collect(paths: Sequence[str | Path]) -> Collected:
 
 
 def _expand(given: str | Path) -> list[Path]:
-    path = Path(given).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(given))
+    if os.path.exists(path):
         return [path]
     matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
     if not matches:
@@ -83,16 +83,29 @@ def _expand(given: str | Path) -> list[Path]:
 
 
 def _search(path: Path, found: Collected) -> Iterator[Path]:
-    """Reports in and below `path`, and folders of runs without one."""
-    if path.is_file():
+    """Reports in and below `path`, and folders of runs without one.
+
+    Links are followed, but for those that lead back, or to a folder above `path`.
+    """
+    if not os.path.isdir(path):
         if path.name == SWEEP:
             yield from _search(path.parent, found)
         elif path.suffix == ".json":  # sweeps/X/* has other files, too
             yield path
         return
-    for folder, folders, files in os.walk(path):
-        here = Path(folder)
-        if REPORT in files:
+
+    def tell(error: OSError) -> None:
+        reason = f"cannot be listed: {error.strerror}"
+        found.unreadable.append(Unreadable(Path(error.filename), reason))
+
+    entered = {str(above) for above in Path(os.path.realpath(path)).parents}
+    for folder, folders, files in os.walk(path, onerror=tell, followlinks=True):
+        here, real = Path(folder), os.path.realpath(folder)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        if REPORT in files or REPORT in folders:
             folders.clear()
             yield here / REPORT
             continue
@@ -110,8 +123,9 @@ def _natural(name: str) -> tuple[int, str]:
 
 
 def _read(place: Path, found: Collected) -> None:
-    if place.is_dir():
-        found.unreadable.append(Unreadable(place, NO_REPORT))
+    if os.path.isdir(place):
+        reason = "report.json is a folder" if place.name == REPORT else NO_REPORT
+        found.unreadable.append(Unreadable(place, reason))
         return
     try:
         report = read(place)
@@ -129,22 +143,29 @@ def _read(place: Path, found: Collected) -> None:
 def _add_unreported(sweep: Path, found: Collected) -> None:
     """The jobs of a sweep that left no folder of a run: those that never came to be one."""
     try:
-        jobs = orjson.loads((sweep / SWEEP).read_bytes())["jobs"]
-        rows = [(str(job["folder"]), str(job["status"]), job["overrides"]) for job in jobs]
+        with open_regular(sweep / SWEEP) as file:
+            jobs = orjson.loads(file.read())["jobs"]
+        rows = [_job(sweep, job) for job in jobs]
     except (OSError, ValueError, KeyError, TypeError):
         found.unreadable.append(Unreadable(sweep / SWEEP, "not a sweep's list of jobs"))
         return
-    known = {run.path.resolve() for run in found.runs}
-    known |= {each.path.resolve() for each in found.unreadable}
-    known |= {each.path.resolve().parent for each in found.unreadable}
-    for folder, status, overrides in rows:
-        if (sweep / folder).resolve() in known:
+    known = {os.path.realpath(run.path) for run in found.runs}
+    known |= {os.path.realpath(each.path) for each in found.unreadable}
+    known |= {os.path.realpath(each.path.parent) for each in found.unreadable}
+    for folder, status, said in rows:
+        if os.path.realpath(folder) in known:
             continue
         reason = status.replace("_", " ")
         if status in _WHY_NO_REPORT:
             reason += f": {_WHY_NO_REPORT[status]}"
-        said = " ".join(str(each) for each in overrides)
-        found.unreadable.append(Unreadable(sweep / folder, f"{reason} ({said})"))
+        found.unreadable.append(Unreadable(folder, f"{reason} ({said})"))
+
+
+def _job(sweep: Path, job: Any) -> tuple[Path, str, str]:
+    """Folder, status and overrides of a job; a ValueError, KeyError or TypeError if it is none."""
+    folder = sweep / str(job["folder"])
+    os.path.realpath(folder)  # refuses what is no path
+    return folder, str(job["status"]), " ".join(str(each) for each in job["overrides"])
 
 
 def _refuse(paths: Sequence[str | Path], found: Collected) -> None:

@@ -1,14 +1,14 @@
 """The few tags of a run's metrics.jsonl that a comparison shows, read line by line."""
 
+import math
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
 from mpt.comparison.result import Curve, Run
-from mpt.report import decode
+from mpt.report import decode, open_regular
 from mpt.run_folder import METRICS
 
 SKIPPED = "loss_scale/skipped_steps"
@@ -30,9 +30,15 @@ def read_curves(run: Run, metric: str | None) -> str | None:
     columns = [(tag, array("d"), array("d"), array("d")) for tag in tags]
     skipped, timed, problem = 0.0, True, None
     path = run.path / METRICS
-    for number, row in _rows(path):
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    for number, row in _rows(file):
         step: Any = None if row is None else row.get("step")
-        if row is None or type(step) not in _NUMBERS:
+        if row is None or type(step) not in _NUMBERS or not math.isfinite(step):
             problem = f"{path}:{number} is no row of metrics; what follows was left out"
             break
         wall = row.get("wall_seconds")
@@ -59,12 +65,11 @@ def read_curves(run: Run, metric: str | None) -> str | None:
     return problem
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, row or None where it is not one); a last line without its end is left out."""
-    try:
-        file = open(path, "rb")  # noqa: SIM115, closed below
-    except OSError:
-        return
+def _rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
+    """(line number, row or None where it is not one); a last line without its end is left out.
+
+    Closes the file.
+    """
     with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):

@@ -7,6 +7,7 @@ of scipy, as scipy.stats takes a second to import; and only when needed, so --he
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, variance
@@ -67,12 +68,12 @@ def paired(differences: Sequence[float]) -> Difference:
     """The mean of paired differences; at least one."""
     count = len(differences)
     error = math.sqrt(_variance(differences) / count) if count > 1 else math.nan
-    return Difference(fmean(differences), error, count - 1, count, paired=True)
+    return Difference(_mean(differences), error, count - 1, count, paired=True)
 
 
 def welch(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     """The difference of two means, at least one value each."""
-    estimate = fmean(values) - fmean(baseline)
+    estimate = _minus(_mean(values), _mean(baseline))
     count = min(len(values), len(baseline))
     if count < 2:
         return Difference(estimate, math.nan, math.nan, count, paired=False)
@@ -97,8 +98,20 @@ def difference(
     ours, theirs = _by_seed(values), _by_seed(baseline)
     common = sorted(ours.keys() & theirs.keys())
     if len(common) > 1 or (common and len(ours) == len(theirs) == 1):
-        return paired([ours[seed] - theirs[seed] for seed in common])
+        return paired([_minus(ours[seed], theirs[seed]) for seed in common])
     return welch([value for _, value in values], [value for _, value in baseline])
+
+
+def _mean(values: Sequence[float]) -> float:
+    try:
+        return fmean(values)
+    except OverflowError:  # of the sum
+        return math.fsum(value / len(values) for value in values)
+
+
+def _minus(value: float, other: float) -> float:
+    """The difference; where it is larger than any float, the largest one."""
+    return max(-sys.float_info.max, min(value - other, sys.float_info.max))
 
 
 def _variance(values: Sequence[float]) -> float:
@@ -113,7 +126,7 @@ def _by_seed(values: Sequence[tuple[int, float]]) -> dict[int, float]:
     found: dict[int, list[float]] = {}
     for seed, value in values:
         found.setdefault(seed, []).append(value)
-    return {seed: fmean(several) for seed, several in found.items()}
+    return {seed: _mean(several) for seed, several in found.items()}
 
 
 def _quantile(degrees: float, probability: float) -> float:

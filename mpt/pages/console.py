@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
-import textwrap
 from dataclasses import replace
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from mpt.comparison.result import Comparison
-from mpt.console import printable, rich_console
+from mpt.console import one_line, printable, rich_console
 from mpt.pages import tables
 from mpt.pages.cells import BAD, GOOD, QUIET, RANGE, Cell, Column, Table
 
@@ -36,19 +37,18 @@ def print_comparison(comparison: Comparison) -> None:
     ):
         print_table(console, table)
     for note in comparison.notes:
-        print_line(console, f"note: {note}")
+        print_line(console, f"note: {one_line(note)}")
     if comparison.notes:
         print_line(console, "")
     for verdict in comparison.verdicts:
         scope = f"{verdict.scope}: " if verdict.scope else ""
-        print_line(console, f"{scope}{verdict.sentence}", "bold")
+        print_line(console, one_line(f"{scope}{verdict.sentence}"), "bold")
         for reason in verdict.reasons:
-            print_line(console, f"  - {reason}")
+            print_line(console, f"  - {one_line(reason)}")
     for each in comparison.requirements:
         met = "met" if each.met else "NOT MET"
-        print_line(
-            console, f"{met}: {each.text}: {each.detail}", "green" if each.met else "bold red"
-        )
+        text = one_line(f"{met}: {each.text}: {each.detail}")
+        print_line(console, text, "green" if each.met else "bold red")
 
 
 def _print_remarks(console: RichConsole, comparison: Comparison) -> None:
@@ -57,9 +57,10 @@ def _print_remarks(console: RichConsole, comparison: Comparison) -> None:
         remarks = tables.remarks(comparison, pairing)
         if not remarks:
             continue
-        print_line(console, f"{pairing.group.label} against {pairing.baseline.label}", "bold")
+        title = f"{pairing.group.label} against {pairing.baseline.label}"
+        print_line(console, one_line(title), "bold")
         for kind, text in remarks:
-            print_line(console, f"  {kind}: {text}")
+            print_line(console, f"  {kind}: {one_line(text)}")
         print_line(console, "")
 
 
@@ -78,20 +79,20 @@ def print_table(console: RichConsole, table: Table) -> None:
         else:
             console.print(_rich(fitting, console.encoding))
     for note in table.notes:
-        print_line(console, note, "dim")
+        print_line(console, one_line(note), "dim")
     print_line(console, "")
 
 
 def columns(table: Table) -> list[str]:
     """The table as lines of columns, as wide as they come."""
-    texts = [[" ".join(text.split()) for text in row] for row in table.texts]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(table.columns))]
+    texts = [[one_line(text) for text in row] for row in table.texts]
+    widths = [max(cell_len(row[i]) for row in texts) for i in range(len(table.columns))]
     lines = []
     for row in texts:
-        cells = [
-            text.rjust(width) if column.numeric else text.ljust(width)
-            for text, width, column in zip(row, widths, table.columns, strict=True)
-        ]
+        cells = []
+        for text, width, column in zip(row, widths, table.columns, strict=True):
+            room = " " * (width - cell_len(text))
+            cells.append(room + text if column.numeric else text + room)
         lines.append((" " * GAP).join(cells).rstrip())
     return lines
 
@@ -104,7 +105,7 @@ def fit(table: Table, width: int) -> Table | None:
 
 def _width(table: Table) -> int:
     longest = [
-        max(len(line) for text in column for line in text.split("\n"))
+        max(cell_len(line) for text in column for line in text.split("\n"))
         for column in zip(*table.texts, strict=True)
     ]
     return sum(longest) + GAP * (len(longest) - 1)
@@ -148,31 +149,31 @@ def _rich(table: Table, encoding: str) -> RichTable:
 
 def _print_records(console: RichConsole, table: Table) -> None:
     """Each row as a block of lines, for a terminal too narrow for columns."""
-    width = max(len(column.head) for column in table.columns[1:]) + GAP
+    width = max(cell_len(column.head) for column in table.columns[1:]) + GAP
     for row in table.rows:
-        print_line(console, f"  {row[0].text}", "bold")
+        print_line(console, f"  {one_line(row[0].text)}", "bold")
         for column, cell in zip(table.columns[1:], row[1:], strict=True):
-            print_line(console, f"    {column.head:<{width}}{cell.text}", STYLES[cell.tone])
+            head = column.head + " " * (width - cell_len(column.head))
+            print_line(console, f"    {head}{one_line(cell.text)}", STYLES[cell.tone])
 
 
 def print_line(console: RichConsole, text: str, style: str = "") -> None:
     """Print one line. On a terminal a sentence is wrapped between words, and hangs."""
+    text = printable(text, console.encoding)
     if console.is_terminal:
         text = "\n".join(_hanging(line, console.width) for line in text.split("\n"))
-    console.print(Text(printable(text, console.encoding), style), soft_wrap=True)
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def _hanging(line: str, width: int) -> str:
     """`line` broken between words; a word such as a path stays whole."""
+    if cell_len(line) <= width:
+        return line
     indent = len(line) - len(line.lstrip(" -"))
-    return (
-        line
-        if len(line) <= width
-        else textwrap.fill(
-            line,
-            width,
-            subsequent_indent=" " * (indent or GAP),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+    lines = [line[:indent]]
+    for word in re.findall(" *[^ ]+", line[indent:]):
+        if len(lines[-1]) == indent or cell_len(lines[-1] + word) <= width:
+            lines[-1] += word
+        else:
+            lines.append(" " * (indent or GAP) + word.lstrip())
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -13,11 +14,15 @@ from mpt.report.json_values import encode
 SHORT = 24
 """Characters of a text that is not wrapped in its cell."""
 # Nothing may be fetched, sent or run, whatever a name or a message holds.
+# Control characters, and those that turn the direction of what follows them.
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 
 
 def page(title: str, body: str) -> str:
-    """The whole file. What UTF-8 has no place for, such as odd bytes of a path, is escaped."""
+    """The whole file. Control characters are escaped, and what UTF-8 has no place for, such as odd
+    bytes of a path.
+    """
     text = (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
@@ -27,6 +32,7 @@ def page(title: str, body: str) -> str:
         f"<title>{escape(title)}</title><style>{style()}</style></head>\n"
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
+    text = UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

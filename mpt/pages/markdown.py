@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mpt.comparison.result import Comparison
+from mpt.console import printable
 from mpt.pages import tables
 from mpt.pages.cells import Table
 
@@ -42,8 +43,7 @@ def markdown(comparison: Comparison) -> str:
         parts += _table(table)
     if comparison.notes:
         parts.append("\n".join(f"- {escaped(note)}" for note in comparison.notes))
-    text = "\n\n".join(parts) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable("\n\n".join(parts) + "\n")
 
 
 def _remarks(comparison: Comparison) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from mpt.comparison.result import Curve, Run
+from mpt.console import one_line, path_text
 from mpt.errors import ConfigurationError
 from mpt.report import read
 from mpt.run_folder import METRICS, read_metrics
@@ -25,17 +28,27 @@ def read_run(path: str | Path) -> Run:
         ConfigurationError: there is no report, or it cannot be understood.
     """
     path = Path(path)
-    if path.is_dir() and not (path / "report.json").exists():
+    if os.path.isdir(path) and _is_absent(path / "report.json"):
         raise _no_report(path)
     report = read(path)
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     run = Run(folder, report)
-    if (folder / METRICS).exists():
+    if not _is_absent(folder / METRICS):
         try:
-            _fill(run, read_metrics(folder))
+            _fill(run, read_metrics(folder / METRICS))
         except ConfigurationError as error:
-            print(f"warning: no curves: {error.message} {error.where}", file=sys.stderr)
+            said = f"{one_line(error.message)} {path_text(error.where or folder)}"
+            print(f"warning: no curves: {said}", file=sys.stderr)
     return run
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing is there; what may not be looked at may be."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _no_report(folder: Path) -> ConfigurationError:
@@ -64,9 +77,9 @@ def _fill(run: Run, rows: list[dict[str, Any]]) -> None:
     skipped, timed = 0.0, True
     for row in rows:
         step, wall = row.get("step"), row.get("wall_seconds")
-        if not _is_number(step):
+        if not _is_number(step) or not math.isfinite(step):
             continue
-        if not _is_number(wall):
+        if not _is_number(wall) or not math.isfinite(wall):
             timed, wall = False, 0.0
         for tag, value in row.items():
             if tag not in NOT_TAGS and _is_number(value):

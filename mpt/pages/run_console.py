@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 
 from mpt.comparison.result import Run
-from mpt.console import rich_console
+from mpt.console import one_line, path_text, rich_console
 from mpt.pages.console import print_line, print_table
 from mpt.pages.run_page import precision_table
 from mpt.report import render
+
+WIDTH = 13
+"""Of the labels."""
 
 
 def print_run(run: Run, *, verbosity: int = 0) -> None:
@@ -27,8 +30,10 @@ def print_run(run: Run, *, verbosity: int = 0) -> None:
         closing += [("warning", text) for text in report.warnings]
         closing += render.next_paths(report, run.path)
     for label, text in closing:
-        print_line(console, f"{label:<13}{text}")
+        # Further lines stand below the first: at the margin they would look like rows of ours.
+        indented = "\n".join(f"{'':<{WIDTH}}{line}" for line in text.splitlines())
+        print_line(console, f"{one_line(label):<{WIDTH}}{indented[WIDTH:]}")
     if verbosity > 0:
         print_line(console, "")
         print_table(console, precision_table(report))
-    print_line(console, f"run: {run.path}")
+    print_line(console, f"run: {path_text(run.path)}")

@@ -159,7 +159,8 @@ def scale(each: Series, *, named: bool = True) -> str:
 
 def _history(run: Run) -> list[tuple[float, float]]:
     """(step, scale) at each change: the report's, or what was logged."""
-    history = [(float(s), float(v)) for s, v in run.report.loss_scale.history]
+    pairs = [pair for pair in run.report.loss_scale.history if len(pair) == 2]
+    history = [(step, value) for step, value in pairs if math.isfinite(step)]
     if not history and (curve := run.curves.get("loss_scale/scale")) is not None:
         history = [(float(s), float(v)) for s, v in zip(curve.steps, curve.values, strict=True)]
     initial = run.report.loss_scale.initial

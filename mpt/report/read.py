@@ -1,6 +1,7 @@
 """From JSON back to a report."""
 
 import json
+import os
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,13 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mpt.errors import ConfigurationError
 from mpt.report.json_values import decode
+from mpt.report.regular_file import open_regular
 from mpt.report.run_report import SCHEMA_VERSION, RunReport
+
+DEEPEST = 100
+"""Levels of a report, its configuration included; Python's own limit is ten times that."""
+LARGEST = 10**100
+"""A whole number that no report reaches; not every larger one can be a float."""
 
 
 def read(path: str | Path) -> RunReport:
@@ -19,9 +26,10 @@ def read(path: str | Path) -> RunReport:
         ConfigurationError: there is none, or it cannot be understood.
     """
     path = Path(path)
-    file = path / "report.json" if path.is_dir() else path
+    file = path / "report.json" if os.path.isdir(path) else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        with open_regular(file) as opened:
+            content = json.loads(opened.read().decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"No report can be read: {error.strerror}.",
@@ -30,6 +38,8 @@ def read(path: str | Path) -> RunReport:
         ) from error
     except ValueError as error:
         raise ConfigurationError(f"The report is not JSON: {error}.", where=str(file)) from error
+    except RecursionError:
+        raise _too_deep(str(file)) from None
     return from_json(content, where=str(file))
 
 
@@ -42,6 +52,8 @@ def from_json(content: Any, *, where: str = "report.json") -> RunReport:
     """
     if not isinstance(content, dict):
         raise ConfigurationError("The report is not a JSON object.", where=where)
+    if not _is_shallow(content):
+        raise _too_deep(where)
     version = content.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ConfigurationError("This is not a report: no schema_version.", where=where)
@@ -49,10 +61,29 @@ def from_json(content: Any, *, where: str = "report.json") -> RunReport:
         raise ConfigurationError(
             f"The report has schema_version {version}; this mpt reads up to {SCHEMA_VERSION}.",
             where=where,
-            remedy=f"use the mpt that wrote it ({content.get('mpt_version', 'unknown version')}), "
-            "or a newer one",
+            remedy=f"use the mpt that wrote it ({_version(content)}), or a newer one",
         )
     return _build(RunReport, content, where)
+
+
+def _is_shallow(content: Any) -> bool:
+    """Whether `content` has at most `DEEPEST` levels: all that reads it may then recurse."""
+    level = [content]
+    for _ in range(DEEPEST):
+        values = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [inner for each in values for inner in each if isinstance(inner, dict | list)]
+        if not level:
+            return True
+    return False
+
+
+def _too_deep(where: str) -> ConfigurationError:
+    return ConfigurationError("The report is nested too deeply.", where=where)
+
+
+def _version(content: dict[str, Any]) -> str:
+    """On one line, whatever the file says."""
+    return " ".join(str(content.get("mpt_version", "unknown version")).split())
 
 
 @cache
@@ -90,7 +121,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return [_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float:
+    if type(value) is int and abs(value) > LARGEST:
+        pass
+    elif hint is float:
         value = decode(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)

@@ -1,5 +1,6 @@
 """A run's report as lines and a table for a console."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[s
     rows = [
         ("run", report.name),
         ("device", f"{device.kind or NOT_MEASURED}: {', '.join(described)}"),
-        ("precision", f"{precision.policy} ({precision.reason})"),
+        ("precision", f"{precision.policy} ({precision.reason}){_tf32(report)}"),
         ("loss scale", _loss_scale_settings(report)),
         ("model", _model(report)),
         ("data", _data(report)),
@@ -89,7 +90,7 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
     found = []
     for name in names:
         path = folder / artifacts[name]
-        if path.exists():
+        if os.path.exists(path):
             found.append(
                 (name, NEXT[name].format(path=path) if name == "tensorboard" else str(path))
             )
@@ -100,6 +101,13 @@ def _diagnosed(entry: dict[str, Any]) -> str:
     """A diagnosis; of a step's, which was told in full when it happened, the first line."""
     message = str(entry.get("message", ""))
     return message.split("\n", 1)[0] if "loss_scale" in entry else message
+
+
+def _tf32(report: RunReport) -> str:
+    """Whether float32 products may be TensorFloat-32's: on a GPU only, as a CPU has none."""
+    if report.device.kind != "gpu" or report.precision.tf32 is None:
+        return ""
+    return f", TF32 {'on' if report.precision.tf32 else 'off'}"
 
 
 def _model(report: RunReport) -> str:

@@ -139,3 +139,18 @@ def test_artifacts_are_named_relative_to_the_folder(tmp_path):
     folder = RunFolder.create(tmp_path / "one")
     assert folder.relative(folder.tensorboard) == "tensorboard"
     assert folder.relative(folder.path / "a" / "b.keras") == "a/b.keras"
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '"a"'])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ConfigurationError, match="not a row") as caught:
+        read_metrics(file)
+    assert caught.value.where == f"{file}:2"
+
+
+def test_metrics_that_are_a_pipe_do_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ConfigurationError, match="Not a regular file"):
+        read_metrics(tmp_path)

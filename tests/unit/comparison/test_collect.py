@@ -1,6 +1,8 @@
 """Paths, sweeps and patterns to runs; what is no run becomes a row that says why."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,67 @@ def test_a_path_that_names_nothing_is_refused(write_run: Any, path: str) -> None
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no run in these folders"):
         collect([tmp_path])
+
+
+def test_what_is_no_regular_file_is_a_row(write_run: Any) -> None:
+    write_run("a")
+    for name in ("fifo", "folder", "loop"):
+        (write_run.folder / name).mkdir()
+    os.mkfifo(write_run.folder / "fifo" / "report.json")
+    (write_run.folder / "folder" / "report.json").mkdir()
+    loop = write_run.folder / "loop" / "report.json"
+    loop.symlink_to(loop)
+    found = collect([write_run.folder])
+    assert names(found) == ["a"]
+    told = {each.path.parent.name: each.reason for each in found.unreadable}
+    assert "Not a regular file" in told["fifo"]
+    assert "report.json is a folder" in told["folder"]
+    assert "No report can be read" in told["loop"]
+    with pytest.raises(ConfigurationError, match="Not a regular file"):
+        collect([write_run.folder / "fifo" / "report.json"])
+
+
+def test_runs_that_are_linked_to_are_found_once(write_run: Any, tmp_path: Path) -> None:
+    write_run("a")
+    gathered = tmp_path / "gathered"
+    gathered.mkdir()
+    (gathered / "one").symlink_to(write_run.folder / "a")
+    (gathered / "round").symlink_to(gathered)
+    (gathered / "up").symlink_to(tmp_path)
+    assert names(collect([gathered])) == ["one"]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row(
+    write_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a")
+    (write_run.folder / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # not chmod: root may list every folder
+        if os.path.basename(path) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    found = collect([write_run.folder])
+    assert reasons(found) == {"locked": "cannot be listed: Permission denied"}
+
+
+@pytest.mark.parametrize(
+    "job", [{"folder": "\0"}, {"overrides": 5}, {"folder": "x" * 300}, {"overrides": [[]]}]
+)
+def test_a_sweeps_list_that_holds_anything(write_run: Any, job: dict[str, Any]) -> None:
+    write_run("0")
+    jobs = [{"folder": "1", "status": "killed", "overrides": ["seed=1"], **job}]
+    (write_run.folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    found = collect([write_run.folder])
+    assert names(found) == ["0"]
+    assert len(found.unreadable) == 1
+
+
+def test_paths_that_no_system_takes_are_refused(write_run: Any) -> None:
+    write_run("a")
+    for path in ("x" * 300, "~nobody-of-this-name/x"):
+        with pytest.raises(ConfigurationError, match="no such file or folder"):
+            collect([path])

@@ -117,3 +117,41 @@ def test_a_page_that_cannot_be_written(mpt: Any, write_run: Any, tmp_path: Any) 
     done = mpt("compare", three_seeds(write_run), "--html", str(tmp_path / "no" / "page.html"))
     assert done.code == 2
     assert "The page cannot be written" in done.err
+
+
+def test_what_cannot_be_read_is_told_once(mpt: Any, write_run: Any) -> None:
+    folder = three_seeds(write_run)
+    for index in range(25):
+        (write_run.folder / f"x{index}" / ".hydra").mkdir(parents=True)
+    shown = mpt("compare", folder)
+    assert shown.err == ""
+    assert shown.out.count("no report: still running, or killed") == 25
+    for flag in ("--json", "--markdown"):
+        lines = mpt("compare", folder, flag).err.splitlines()
+        assert len(lines) == 21
+        assert lines[-1] == "warning: 5 more cannot be read"
+
+
+def test_no_name_forges_a_line_on_stderr(mpt: Any, write_run: Any) -> None:
+    label = "cnn\nnot met: nothing\x1b[2J"
+    for policy in ("float32", "mixed_bfloat16"):
+        for model in ("mlp", label):
+            write_run(policy=policy, config__model__name=model)
+    (write_run.folder / "y\nerror: x\x1b[2J" / ".hydra").mkdir(parents=True)
+    err = mpt("compare", str(write_run.folder), "--json", "--require", "parity").err
+    assert "\x1b" not in err
+    starts = [line.split(":")[0] for line in err.splitlines()]
+    assert set(starts) == {"warning", "not met"}
+    assert "not met: nothing" not in err.splitlines()
+    assert not [line for line in err.splitlines() if line.startswith("not met: nothing")]
+
+
+def test_no_error_holds_a_control_code(mpt: Any, write_run: Any) -> None:
+    folder = write_run.folder / "a\x1b[2J"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text('{"schema_version": 99, "mpt_version": "1\\u001b\\nb: 2"}')
+    err = mpt("compare", str(folder)).err
+    assert "a\\x1b[2J" in err
+    assert "\x1b" not in err
+    assert not [line for line in err.splitlines() if line.startswith("b: 2")]
+    assert "\n" not in mpt("show", str(folder)).err.split("1\\x1b")[1].split("b: 2")[0]

@@ -1,6 +1,7 @@
 """Intervals and tests against scipy.stats."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,3 +96,24 @@ def test_values_too_large_to_square_are_known_to_nothing() -> None:
         assert found.interval().high is not None
         assert found.interval().high > 1e300
         assert found.equivalence(1.0) == pytest.approx(0.5, abs=0.4)
+
+
+@pytest.mark.parametrize(
+    ("values", "baseline"),
+    [
+        ([(0, 1e308), (1, 8e307)], [(0, 0.1), (1, 0.2)]),
+        ([(0, 1e308), (1, 8e307), (2, 1e308)], [(5, 1e308), (6, 1e308)]),
+        ([(0, 1.7e308), (1, -1.7e308)], [(0, -1.7e308), (1, 1.7e308)]),
+        ([(0, 1.7e308), (0, 1.7e308)], [(0, -1.7e308)]),
+    ],
+)
+def test_values_too_large_to_add_are_no_error(values: list[Any], baseline: list[Any]) -> None:
+    found = difference(values, baseline)
+    assert found is not None
+    assert math.isfinite(found.estimate)
+    found.interval()
+    found.equivalence(0.1)
+
+
+def test_the_mean_of_large_values_is_their_mean() -> None:
+    assert paired([1.2e308, 1.6e308]).estimate == pytest.approx(1.4e308)

@@ -1,6 +1,7 @@
 """The tags that are read of metrics.jsonl."""
 
 import math
+import os
 from typing import Any
 
 import pytest
@@ -72,3 +73,19 @@ def test_no_file_is_no_problem(write_run: Any) -> None:
     (run,) = collect([write_run.folder]).runs
     assert read_curves(run, TAG) is None
     assert run.curves == {}
+
+
+def test_a_file_that_cannot_be_read_is_told(write_run: Any, learning: Any) -> None:
+    path = write_run(rows=learning(0.9)) / "metrics.jsonl"
+    path.unlink()
+    os.mkfifo(path)
+    (run,) = collect([write_run.folder]).runs
+    assert read_curves(run, TAG) == f"{path} cannot be read: Not a regular file"
+    assert run.curves == {}
+
+
+def test_a_step_that_is_not_finite_is_no_row(write_run: Any, learning: Any) -> None:
+    path = write_run(rows=learning(0.9, count=2)) / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 1e999, "loss_scale/skipped_steps": 3}\n')
+    (run,) = collect([write_run.folder]).runs
+    assert f"{path}:3" in str(read_curves(run, TAG))

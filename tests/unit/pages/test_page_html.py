@@ -241,3 +241,13 @@ def test_the_page_of_a_run_has_its_whole_configuration(tmp_path: Path) -> None:
     assert cells["model.filters"] == "32"
     assert cells["precision.policy"] == "mixed_float16"
     assert cells["seed"] == "0"
+
+
+def test_control_characters_do_not_reach_a_page(tmp_path: Path) -> None:
+    content = report("float32", 0, tmp_path / "run")
+    content["name"] = "a\x00b\x1b[31mc\x07d\x9be\u202ef\u2066g\u3000h\u200di"
+    content["warnings"] = [content["name"]]
+    write(tmp_path / "run", content, metrics(content))
+    page = run_html(read_run(tmp_path / "run"))
+    assert "a\\x00b\\x1b[31mc\\x07d\\x9be\\u202ef\\u2066g\u3000h\u200di" in page
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)

@@ -202,3 +202,12 @@ def test_a_long_label_keeps_its_end() -> None:
     assert len(short) == 200 // 9
     assert short.endswith("mixed_bfloat16")
     assert short.startswith("resn")
+
+
+def test_a_history_that_holds_anything_is_drawn_as_far_as_it_can_be() -> None:
+    each = run()
+    each.report.loss_scale.history = [[1.0], [], [400.0, 2.0**14], [math.nan, 8.0], [9.0, 1.0, 2.0]]
+    picture = svg(timelines.scale(series([group([each])])[0]))
+    assert picture.find(".//path[@class]") is not None
+    each.report.loss_scale.history = [[1.0]]
+    timelines.scale(series([group([each])])[0])

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from pages_study import study
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 
 from mpt.comparison import Comparison, compare
+from mpt.comparison.result import Requirement, Unreadable
 from mpt.pages import console, markdown, print_comparison
 from mpt.pages.cells import Cell, Column, Table
 from mpt.pages.markdown import escaped
@@ -129,3 +131,56 @@ def test_a_hostile_label_stays_in_its_cell(tmp_path: Path) -> None:
     comparison.groups[1].label = "a|b\n| c |"
     text = markdown(comparison)
     assert "| a\\|b \\| c \\| |" in text
+
+
+def test_wide_characters_take_the_room_that_they_have() -> None:
+    named = table(1)
+    named.rows[0][0] = Cell("精度" * 6)
+    head, wide, narrow = console.columns(named)
+    assert cell_len(head) == cell_len(wide) == cell_len(narrow)
+    assert console.fit(named, 35) == console.stacked(named)
+    assert console.fit(named, 38) == named
+    stream = io.StringIO()
+    terminal = RichConsole(file=stream, force_terminal=True, width=20, color_system=None)
+    console.print_line(terminal, "精度 精度 精度 精度 精度 精度")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert max(map(cell_len, lines)) <= 20
+    assert lines[1] == "  精度 精度"
+
+
+def test_a_line_that_hangs_keeps_the_room_after_its_label() -> None:
+    stream = io.StringIO()
+    terminal = RichConsole(file=stream, force_terminal=True, width=20, color_system=None)
+    console.print_line(terminal, "status     one two three")
+    assert stream.getvalue() == "status     one two\n  three\n"
+
+
+def test_text_of_a_report_cannot_look_like_a_line_of_ours(tmp_path: Path, capsys: Any) -> None:
+    forged = "x\nmet: parity: all is well\r\u2028\u202e\x1b[2J"
+    comparison = compare([study(tmp_path / "few", seeds=1)], require="parity")
+    comparison.notes.append(forged)
+    comparison.groups[1].label = forged
+    for pairing in comparison.pairings:
+        pairing.speed_text = forged
+    for verdict in comparison.verdicts:
+        verdict.sentence = verdict.scope = forged
+        verdict.reasons.append(forged)
+    comparison.requirements = [Requirement("parity", False, forged)]
+    comparison.unreadable.append(Unreadable(Path(forged), forged))
+    print_comparison(comparison)
+    out = capsys.readouterr().out
+    assert not [line for line in out.splitlines() if line.startswith("met: ")]
+    for text in (out, markdown(comparison)):
+        assert [c for c in text if not c.isprintable() and c != "\n"] == []
+
+
+def test_the_lines_of_a_narrow_terminal_align() -> None:
+    stream = io.StringIO()
+    terminal = RichConsole(file=stream, force_terminal=True, width=20, color_system=None)
+    named = table(2)
+    named.columns = [*named.columns[:2], Column("k", "幅")]
+    console.print_table(terminal, named)
+    lines = [line for line in stream.getvalue().splitlines() if "(9 to" in line or "10" in line]
+    starts = {cell_len(line[: line.index("10")]) for line in lines if "10 " in line}
+    assert len(starts) == 1

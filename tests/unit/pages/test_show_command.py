@@ -176,3 +176,82 @@ def test_a_path_that_is_not_utf_8_is_shown_escaped(mpt: Callable[..., Any], tmp_
     compared = mpt("compare", name, "--html", "compare.html", "--markdown")
     assert compared.code == 0
     assert "run\\udcff" in (tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("step", ['"NaN"', '"Infinity"', "1e999"])
+def test_a_step_that_is_not_finite_is_no_point(run: Path, step: str) -> None:
+    from mpt.pages import read_run
+
+    row = f'{{"step": {step}, "wall_seconds": 1, "loss_scale/skipped_steps": 99, "a": 1}}\n'
+    (run / "metrics.jsonl").write_text(row)
+    found = read_run(run)
+    assert (found.curves, found.skips) == ({}, [])
+
+
+def test_a_folder_that_may_not_be_entered_says_so(
+    mpt: Callable[..., Any], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if "run/" in os.fsdecode(path):
+                raise PermissionError(13, "Permission denied", path)
+            return real(path, *args, **kwargs)
+
+        return refuse
+
+    monkeypatch.setattr("os.stat", refusing(os.stat))
+    monkeypatch.setattr("os.lstat", refusing(os.lstat))
+    result = mpt("show", "run")
+    assert result.code == 2
+    assert "No report can be read: Permission denied" in result.err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name"])
+def test_a_path_that_no_system_takes(mpt: Callable[..., Any], name: str) -> None:
+    result = mpt("show", name)
+    assert result.code == 2
+    assert "No report can be read" in result.err
+
+
+def test_metrics_that_are_a_pipe_leave_the_report_to_see(
+    mpt: Callable[..., Any], run: Path
+) -> None:
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    result = mpt("show", "run")
+    assert result.code == 0
+    assert "warning: no curves: No metrics can be read: Not a regular file" in result.err
+
+
+def test_a_message_cannot_look_like_a_row_of_ours(mpt: Callable[..., Any], run: Path) -> None:
+    content = json.loads((run / "report.json").read_text())
+    content |= {"status": "failed", "exit_code": 1}
+    message = "first\nstatus       completed\r\nrun: /elsewhere\u2028best  1\x1b[2J\u202e"
+    content["reason"] = {"rule": "rule", "step": 7, "message": message}
+    content["warnings"] = ["one\nrun: /elsewhere"]
+    (run / "report.json").write_text(json.dumps(content))
+    (run / "metrics.jsonl").write_text("oops\n")
+    lines = mpt("show", "run").out.splitlines()
+    starts = [line.split(maxsplit=1)[0] for line in lines if not line.startswith(" ")]
+    assert starts.count("status") == 1
+    assert starts.count("run:") == 1
+    assert "             status       completed" in lines
+    text = "\n".join(lines)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_a_folders_name_cannot_look_like_a_line_of_ours(
+    mpt: Callable[..., Any], tmp_path: Path
+) -> None:
+    name = "x\nrun: \x1b[2Jy"
+    content = report("float32", 0, tmp_path / name)
+    write(tmp_path / name, content, metrics(content))
+    (tmp_path / name / "metrics.jsonl").write_text("oops\n")
+    result = mpt("show", name)
+    assert result.out.splitlines()[-1] == "run: x\\nrun: \\x1b[2Jy"
+    assert len(result.err.splitlines()) == 1
+    assert "\x1b" not in result.err
+    absent = mpt("show", "no\x1b[2J")
+    assert absent.code == 2
+    assert "no\\x1b[2J" in absent.err

@@ -95,6 +95,11 @@ def test_only_paths_that_exist_are_pointed_at(made, tmp_path):
     ]
 
 
+def test_artifacts_that_cannot_be_paths_are_left_out(made, tmp_path):
+    made.artifacts = {"long": "x" * 300, "zero": "a\0b"}
+    assert render.next_paths(made, tmp_path) == []
+
+
 def test_the_header_names_the_policy_and_why(made):
     made.device = report.Device(kind="gpu", name="A100", count=2, compute_capability=[8, 0])
     made.precision = report.Precision("auto", "mixed_bfloat16", "auto: compute capability 8.0")
@@ -108,6 +113,21 @@ def test_the_header_names_the_policy_and_why(made):
     assert shown["loss scale"] == "dynamic, starting at 32768"
     assert shown["model"] == "cnn, 1,234,567 parameters"
     assert shown["batch"] == "128 examples, 440 steps"
+
+
+@pytest.mark.parametrize(
+    ("kind", "tf32", "shown"),
+    [
+        ("gpu", True, "float32 (asked for), TF32 on"),
+        ("gpu", False, "float32 (asked for), TF32 off"),
+        ("gpu", None, "float32 (asked for)"),
+        ("cpu", True, "float32 (asked for)"),
+    ],
+)
+def test_the_header_of_a_gpu_says_whether_tf32_is_on(made, kind, tf32, shown):
+    made.device = report.Device(kind=kind, name="A100")
+    made.precision = report.Precision("float32", "float32", "asked for", tf32)
+    assert dict(render.header(made))["precision"] == shown
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -243,6 +244,40 @@ def test_reading_from_a_folder(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(through_text(full())))
     assert report.read(tmp_path).status == "diverged"
     assert report.read(tmp_path / "report.json").exit_code == 3
+
+
+def test_a_pipe_in_place_of_a_report_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(ConfigurationError, match="Not a regular file"):
+        report.read(tmp_path)
+
+
+def test_a_report_that_is_a_folder_or_a_link_to_itself(tmp_path):
+    (tmp_path / "a" / "report.json").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="No report can be read: Is a directory"):
+        report.read(tmp_path / "a")
+    loop = tmp_path / "report.json"
+    loop.symlink_to(loop)
+    with pytest.raises(ConfigurationError, match="No report can be read"):
+        report.read(tmp_path)
+    with pytest.raises(ConfigurationError, match="No report can be read"):
+        report.read(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_a_report_nested_without_end_is_refused(tmp_path, depth):
+    content = {**through_text(full()), "config": "HERE"}
+    nested = json.dumps(content).replace('"HERE"', '{"a":' * depth + "1" + "}" * depth)
+    (tmp_path / "report.json").write_text(nested)
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        report.read(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["exit_code", "training"])
+def test_numbers_that_no_float_holds_are_refused(key):
+    value = 10**400 if key == "exit_code" else {"epochs": 10**400}
+    with pytest.raises(ConfigurationError, match="number goes"):
+        report.from_json({**through_text(full()), key: value})
 
 
 def test_hashes_tell_configurations_apart_as_far_as_they_should():
