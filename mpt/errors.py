@@ -48,7 +48,8 @@ class ConfigurationError(ValueError):
     def __str__(self) -> str:
         lines = [self.message]
         if self.where:
-            lines.append(f"  where:   {self.where}")
+            where = self.where.replace("\n", "\\n")  # a path may hold what looks like our lines
+            lines.append(f"  where:   {where}")
         if self.allowed:
             lines.append(f"  allowed: {', '.join(self.allowed)}")
         if self.suggestion:

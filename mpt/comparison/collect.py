@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from mpt.comparison.result import Run, Unreadable
+from mpt.console import one_line
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular, read
 from mpt.run_folder import METRICS, REPORT
@@ -176,7 +177,7 @@ def _refuse(paths: Sequence[str | Path], found: Collected) -> None:
             where=named,
             remedy="name a run's folder, one that holds report.json, a sweep's, or one above them",
         )
-    shown = [f"{each.path}: {each.reason}" for each in found.unreadable[:5]]
+    shown = [one_line(f"{each.path}: {each.reason}") for each in found.unreadable[:5]]
     more = len(found.unreadable) - len(shown)
     raise ConfigurationError(
         "No run can be read: " + "; ".join(shown) + (f"; and {more} more" if more else "") + ".",

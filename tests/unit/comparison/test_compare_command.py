@@ -150,6 +150,12 @@ def test_no_error_holds_a_control_code(mpt: Any, write_run: Any) -> None:
     folder = write_run.folder / "a\x1b[2J"
     folder.mkdir(parents=True)
     (folder / "report.json").write_text('{"schema_version": 99, "mpt_version": "1\\u001b\\nb: 2"}')
+    forged = write_run.folder / "a\x1b[2J\nc: 3"
+    forged.mkdir()
+    (forged / "report.json").write_text("{")
+    for command in ("compare", "show"):
+        said = mpt(command, str(forged)).err
+        assert not [line for line in said.splitlines() if line.startswith("c: 3")]
     err = mpt("compare", str(folder)).err
     assert "a\\x1b[2J" in err
     assert "\x1b" not in err
