@@ -86,8 +86,10 @@ def merge(runs: Sequence[Run], tag: str, *, by_time: bool) -> Merged | None:
     if not kept.any():
         nothing = np.array([np.nan])
         return Merged(np.array([float(curves[0].x[0])]), nothing, nothing, nothing, ends, lines)
-    rows, x = rows[:, kept], np.nanmedian(times[:, kept], axis=0)
-    median, low, high = (f(rows, axis=0) for f in (np.nanmedian, np.nanmin, np.nanmax))
+    rows = rows[:, kept]
+    with np.errstate(over="ignore"):  # the median of two values halves their sum
+        x = np.nanmedian(times[:, kept], axis=0)
+        median, low, high = (f(rows, axis=0) for f in (np.nanmedian, np.nanmin, np.nanmax))
     return Merged(x, median, low, high, ends, lines)
 
 

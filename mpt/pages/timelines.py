@@ -16,6 +16,8 @@ from mpt.report.numbers import number, size
 
 ROWS_OF_NUMBERS = 12
 """Points of a curve that its table shows."""
+LARGEST = 1e300
+"""Larger values are off the axis: the distance between two of them would be no number."""
 
 
 def curves(drawn: Sequence[Series], tag: str) -> list[str]:
@@ -67,7 +69,7 @@ def y_axis(lines: Sequence[Merged], bottom: float) -> Axis:
     """
     lasting = [line for line in lines if not line.ends] or list(lines)
     values = np.concatenate([np.concatenate([line.low, line.high]) for line in lasting])
-    values = values[np.isfinite(values)]
+    values = values[np.abs(values) < LARGEST]
     if not values.size:
         return Axis(0, 1, bottom, TOP)
     low, high = float(values.min()), float(values.max())
@@ -166,7 +168,7 @@ def _history(run: Run) -> list[tuple[float, float]]:
     initial = run.report.loss_scale.initial
     if initial is not None and (not history or history[0][0] > 0):
         history.insert(0, (0.0, float(initial)))
-    return [(s, v) for s, v in history if v > 0 and math.isfinite(v)]
+    return [(s, v) for s, v in history if 1 / LARGEST < v < LARGEST]
 
 
 def _stairs(path: Sequence[tuple[float, float]], end: float, x: Axis, y: Axis) -> list[Point]:

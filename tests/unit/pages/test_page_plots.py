@@ -211,3 +211,17 @@ def test_a_history_that_holds_anything_is_drawn_as_far_as_it_can_be() -> None:
     assert picture.find(".//path[@class]") is not None
     each.report.loss_scale.history = [[1.0]]
     timelines.scale(series([group([each])])[0])
+
+
+@pytest.mark.parametrize("large", [1.7e308, -1.7e308, 5e-324])
+def test_the_largest_and_smallest_numbers_are_drawn_as_far_as_they_can_be(large: float) -> None:
+    steps = np.arange(3.0)
+    curve = Curve(steps, steps, np.array([large, -large, large]))
+    runs = [run(i, loss=curve) for i in range(4)]
+    for each in runs:
+        each.report.loss_scale.history = [[1.0, abs(large)], [2.0, 8.0]]
+    drawn = series([group(runs)])
+    pictures = [*timelines.curves(drawn, "loss"), *timelines.scales(drawn)]
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert not re.search(r'="[^"]*\b(nan|inf)\b', picture.split("<details")[0])
