@@ -80,10 +80,12 @@ class Sweep:
                 self._check_same(index, loader, config, list(job))
         if self.resumed is None:
             try:
-                _compose_each_word(loader, config, jobs)
+                composed = _compose_each_word(loader, config, jobs)
             except Exception:
                 self._leave_nothing()
                 raise
+            if self.stop is None:
+                _remember(loader, composed)
         self._jobs[first_index:] = [list(map(str, job)) for job in jobs]
         content = {"command": self.command, "started_at": self._started_at, "jobs": self._jobs}
         RunFolder(self.folder / JOBS).write_json("plan.json", content)
@@ -202,16 +204,34 @@ def _without_hydra(composed: Any) -> Any:
     return composed
 
 
-def _compose_each_word(loader: Any, config: Any, jobs: Sequence[Sequence[str]]) -> None:
+def _compose_each_word(
+    loader: Any, config: Any, jobs: Sequence[Sequence[str]]
+) -> dict[tuple[str, ...], Any]:
     """Compose jobs until every override was in one: a typo must show before anything has run.
 
     All combinations would take a quarter of a second each.
+
+    Returns:
+        What was composed, by the job's overrides.
     """
     seen: set[str] = set()
+    composed = {}
     for job in jobs:
         if not seen.issuperset(job):
-            loader.load_sweep_config(config, list(job))
+            composed[tuple(job)] = loader.load_sweep_config(config, list(job))
             seen.update(job)
+    return composed
+
+
+def _remember(loader: Any, composed: dict[tuple[str, ...], Any]) -> None:
+    """Have `loader` hand out, once, what was composed before, instead of composing it again."""
+    compose = loader.load_sweep_config
+
+    def remembered(master: Any, overrides: list[str]) -> Any:
+        found = composed.pop(tuple(overrides), None)
+        return compose(master, overrides) if found is None else found
+
+    loader.load_sweep_config = remembered
 
 
 def take_resume(overrides: list[str]) -> tuple[list[str], Path | None]:
