@@ -31,7 +31,7 @@ def print_run(run: Run, *, verbosity: int = 0) -> None:
         closing += render.next_paths(report, run.path)
     for label, text in closing:
         # Further lines stand below the first: at the margin they would look like rows of ours.
-        indented = "\n".join(f"{'':<{WIDTH}}{line}" for line in text.splitlines())
+        indented = "\n".join(f"{'':<{WIDTH}}{line}".rstrip() for line in text.splitlines())
         print_line(console, f"{one_line(label):<{WIDTH}}{indented[WIDTH:]}")
     if verbosity > 0:
         print_line(console, "")
