@@ -80,7 +80,7 @@ def compare(
             pairing.why_not_faster = why_not_faster(pairing)
         result.pairings += pairings
         scope = _scope(reference, [each for each, _ in assigned], selector)
-        result.verdicts.append(verdict(reference, pairings, scope))
+        result.verdicts.append(verdict(reference, pairings, scope, len(found.unreadable)))
     _note_target(result, [each for each, _ in assigned], target)
     result.requirements = check(demands, result)
     return result

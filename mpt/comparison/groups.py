@@ -97,6 +97,11 @@ def succeeded(group: Group) -> list[Run]:
     return [run for run in group.runs if run.succeeded]
 
 
+def fails(group: Group) -> bool:
+    """Whether a run failed of itself; one interrupted by hand says nothing of its settings."""
+    return any(not (run.succeeded or run.report.status == "interrupted") for run in group.runs)
+
+
 def device_text(report: RunReport) -> str:
     """Kind, name and count: "cpu AMD EPYC", "gpu NVIDIA A100 x 4"."""
     device = report.device

@@ -24,7 +24,7 @@ def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairi
     pairing.notes = _notes(pairing, others, full)
     if not _compares(group, baseline, full, selector):  # then they are what is compared
         others = [each for each in others if each in ("device", "data")]
-    pairing.differs_in = others
+    pairing.differs_in = others + [what for what, *_ in _surroundings(group, baseline)]
     return pairing
 
 
@@ -87,11 +87,18 @@ def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
         ours, theirs = group.choices[name], baseline.choices[name]
         if ours != theirs:
             notes.append(f"{name} was chosen by measuring: {ours}, for the baseline {theirs}")
-    for what, key in SURROUNDINGS.items():
-        here, there = (_environment(each.runs, key) for each in (group, baseline))
-        if here and there and here != there:
-            notes.append(f"other {what}: {here}, the baseline {there}")
+    for what, here, there in _surroundings(group, baseline):
+        notes.append(f"other {what}: {here}, the baseline {there}")
     return notes
+
+
+def _surroundings(group: Group, baseline: Group) -> list[tuple[str, str, str]]:
+    """Where the two ran in other surroundings: what, the group's, the baseline's."""
+    both = [
+        (what, *(_environment(each.runs, key) for each in (group, baseline)))
+        for what, key in SURROUNDINGS.items()
+    ]
+    return [(what, here, there) for what, here, there in both if here and there and here != there]
 
 
 def _environment(runs: list[Run], name: str) -> str:

@@ -1,8 +1,9 @@
 """Is the metric the same? A paired-t interval and an equivalence test."""
 
 from mpt.comparison.groups import final_values, fingerprint, succeeded
-from mpt.comparison.result import Group, Parity
-from mpt.comparison.statistics import difference
+from mpt.comparison.result import Group, Interval, Parity
+from mpt.comparison.speed import left_out
+from mpt.comparison.statistics import difference, once_a_seed
 from mpt.report.monitor import HIGHER_IS_BETTER, monitored
 from mpt.report.numbers import number
 
@@ -38,13 +39,17 @@ def direction(tag: str, mode: str) -> bool | None:
     return False if any(word in name for word in _LOWER_IS_BETTER) else None
 
 
-def is_share(tag: str) -> bool:
-    """Whether the metric lies between 0 and 1, so that its differences are told in points."""
+def is_share(tag: str, baseline: Group) -> bool:
+    """Whether the metric lies between 0 and 1, so that its differences are told in points.
+
+    Its name says so, unless a value is none: some record an accuracy in percent.
+    """
     name = tag.rsplit("/", 1)[-1].lower()
     return (
         not name.endswith("loss")
         and any(word in name for word in HIGHER_IS_BETTER)
         and not any(word in name for word in _UNBOUNDED)
+        and all(0 <= value <= 1 for _, value in final_values(baseline, tag))
     )
 
 
@@ -54,7 +59,7 @@ def margin_of(tag: str, points: float, baseline: Group) -> float:
     Of a share: `points` hundredths, and never less than one example. Of any other metric: `points`
     percent of the baseline's mean.
     """
-    if is_share(tag):
+    if is_share(tag, baseline):
         return max(points / 100, _one_example(tag, baseline))
     values = [value for _, value in final_values(baseline, tag)]
     return points / 100 * abs(sum(values) / len(values)) if values else 0.0
@@ -68,31 +73,50 @@ def judge(
     if fingerprint(group) != fingerprint(baseline):
         return None, f"{name} is not compared: other data"
     ours, theirs = final_values(group, tag), final_values(baseline, tag)
-    found = difference(ours, theirs)
+    found = difference(once_a_seed(ours), once_a_seed(theirs))
     if found is None:
         lacking = group.label if not ours else baseline.label
         return None, f"{name} is not compared: {lacking} has no finite {tag}"
+    share = is_share(tag, baseline)
     margin = margin_of(tag, points, baseline)
     interval = found.interval()
     p_value = found.equivalence(margin) if found.count >= SEEDS else None
     lost = _not_finite(group, tag) + _not_finite(baseline, tag)
-    said = _signed(interval.estimate, tag)
-    limit = _amount(margin, tag)
+    said = _signed(interval.estimate, share)
+    limit = _amount(margin, share)
+    within = ""
     if p_value is None:
         outcome = "not_enough_seeds"
         text = f"{name} {said}: not enough seeds to say: {found.count} of {SEEDS}"
+        text += left_out(interval)
     elif lost:
         outcome, text = "unclear", f"{name} unclear: {_runs(lost)} ended with NaN or Infinity"
     elif p_value < LEVEL:
         outcome = "same"
-        text = f"{name} the same within {limit} ({said}, p {p_value:.2g}, {found.count} seeds)"
+        by = f"{_p(p_value)}, {found.count} seeds{left_out(interval)}"
+        text = f"{name} the same within {limit} ({said}, {by})"
+        widened = share and margin > points / 100
+        within = "seed noise" if _holds_zero(interval) and not widened else limit
     else:
         outcome = _sign(interval.low, interval.high, higher_is_better)
         assert interval.low is not None
         assert interval.high is not None
-        ends = f"{_signed(interval.low, tag)} to {_signed(interval.high, tag)}"
-        text = f"{name} {outcome}: {said} (95% interval {ends}, margin {limit})"
-    return Parity(tag, interval, margin, p_value, outcome, text), None
+        ends = f"{_signed(interval.low, share)} to {_signed(interval.high, share)}"
+        by = f"95% interval {ends}, margin {limit}{left_out(interval)}"
+        text = f"{name} {outcome}: {said} ({by})"
+    return Parity(tag, interval, margin, p_value, outcome, text, within), None
+
+
+def _holds_zero(interval: Interval) -> bool:
+    return (
+        interval.low is not None
+        and interval.high is not None
+        and (interval.low <= 0 <= interval.high)
+    )
+
+
+def _p(value: float) -> str:
+    return "p <0.0001" if value < 1e-4 else f"p {value:.2g}"
 
 
 def _sign(low: float | None, high: float | None, higher_is_better: bool | None) -> str:
@@ -117,12 +141,12 @@ def _not_finite(group: Group, tag: str) -> int:
     return len(recorded) - len(final_values(group, tag))
 
 
-def _amount(value: float, tag: str) -> str:
-    return f"{100 * value:.2g} points" if is_share(tag) else number(value)
+def _amount(value: float, share: bool) -> str:
+    return f"{100 * value:.2g} points" if share else number(value)
 
 
-def _signed(value: float, tag: str) -> str:
-    if is_share(tag):
+def _signed(value: float, share: bool) -> str:
+    if share:
         return f"{round(100 * value, 2) + 0.0:+.2f} points"  # + 0.0: no "-0.00"
     return f"{value + 0.0:+.3g}"
 

@@ -84,6 +84,7 @@ class Interval:
         level: confidence, 0 to 1.
         count: pairs, or the smaller group's runs.
         paired: by seed.
+        left_out: runs of both that have no partner with their seed.
     """
 
     estimate: float
@@ -92,6 +93,7 @@ class Interval:
     level: float
     count: int
     paired: bool
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Parity:
         outcome: same, better, worse, different (its direction has no better), unclear, or
             not_enough_seeds.
         text: the outcome as a sentence without its full stop.
+        within: what it is the same within: "seed noise" where the interval holds 0 and the margin
+            is the one asked for, else the margin; empty of another outcome.
     """
 
     tag: str
@@ -115,6 +119,7 @@ class Parity:
     p_value: float | None
     outcome: str
     text: str
+    within: str = ""
 
 
 @dataclass
@@ -180,7 +185,7 @@ class Pairing:
         why_not_faster: reasons from what was measured, most important first.
         notes: what a reader must know of this pairing: other device, data, batch, settings.
         differs_in: what sets the two apart besides that which is compared: keys of the
-            configuration, "device", "data".
+            configuration, "device", "data", "host", "TensorFlow", "Keras", "commit".
     """
 
     group: Group

@@ -1,6 +1,7 @@
 """Is it faster? The ratio of examples a second, and whether it may be told."""
 
 import math
+from dataclasses import replace
 
 from mpt.comparison.groups import fingerprint, throughputs
 from mpt.comparison.result import Group, Interval, Pairing
@@ -8,6 +9,8 @@ from mpt.comparison.statistics import difference
 
 # A difference below this is none that anyone would act on.
 LEAST = 0.02
+# Two are as fast where the whole interval is within this of 1.
+BAND = 0.05
 
 
 def judge(pairing: Pairing) -> None:
@@ -29,10 +32,23 @@ def judge(pairing: Pairing) -> None:
         return
     log = found.interval()
     low, high = (None if end is None else _exp(end) for end in (log.low, log.high))
-    ratio = Interval(_exp(log.estimate), low, high, log.level, log.count, log.paired)
+    ratio = replace(log, estimate=_exp(log.estimate), low=low, high=high)
     pairing.speedup = ratio
     pairing.speed = outcome(ratio)
-    pairing.speed_text = sentence(ratio, pairing.speed, baseline.label)
+    if ratio.low is None:
+        pairing.speed_text = (
+            f"{ratio.estimate:.2f} times the speed of {baseline.label} {alone(pairing)}: "
+            "that measures no spread"
+        )
+    else:
+        pairing.speed_text = sentence(ratio, pairing.speed, baseline.label)
+
+
+def alone(pairing: Pairing) -> str:
+    """Which side has one run only: "in one run each", "with one run of float32"."""
+    both = (pairing.group, pairing.baseline)
+    single = [each.label for each in both if len(throughputs(each)) == 1]
+    return "in one run each" if len(single) == 2 else f"with one run of {single[0]}"
 
 
 def incomparable(group: Group, baseline: Group) -> str | None:
@@ -61,27 +77,19 @@ def outcome(ratio: Interval) -> str:
     """faster, slower, same or unclear.
 
     Faster or slower: the interval leaves 1 out, and the estimate is 2% away from it or more. Same:
-    the whole interval is within 2% of 1, or the estimate is and the interval holds 1.
+    not so, and the whole interval is within 5% of 1.
     """
     if ratio.low is None or ratio.high is None:
         return "unclear"  # one run has no spread
-    is_near = abs(ratio.estimate - 1) < LEAST
-    if (ratio.low > 1 or ratio.high < 1) and not is_near:
+    if (ratio.low > 1 or ratio.high < 1) and abs(ratio.estimate - 1) >= LEAST:
         return "faster" if ratio.estimate > 1 else "slower"
-    within = ratio.low > 1 - LEAST and ratio.high < 1 + LEAST
-    if within or (is_near and ratio.low <= 1 <= ratio.high):
-        return "same"
-    return "unclear"
+    return "same" if ratio.low > 1 - BAND and ratio.high < 1 + BAND else "unclear"
 
 
 def sentence(ratio: Interval, speed: str, baseline: str) -> str:
-    """The outcome with its figures."""
-    if ratio.low is None or ratio.high is None:
-        return (
-            f"{ratio.estimate:.2f} times the speed of {baseline}, in one run each: "
-            "that measures no spread"
-        )
+    """The outcome with its figures, of an interval that has ends."""
     by = f"{ratio.count} pairs by seed" if ratio.paired else f"{ratio.count} runs, not paired"
+    by += left_out(ratio)
     figures = f"{ratio.level:.0%} interval {ratio.low:.2f} to {ratio.high:.2f}, {by}"
     if speed == "faster":
         return f"{ratio.estimate:.2f} times as fast as {baseline} ({figures})"
@@ -90,6 +98,13 @@ def sentence(ratio: Interval, speed: str, baseline: str) -> str:
     if speed == "same":
         return f"as fast as {baseline} ({figures})"
     return f"unclear: {ratio.estimate:.2f} times the speed of {baseline} ({figures})"
+
+
+def left_out(interval: Interval) -> str:
+    """How many runs had no partner, to be said after the pairs: ", 5 runs left out"."""
+    if not interval.left_out:
+        return ""
+    return f", {interval.left_out} run{'s' if interval.left_out > 1 else ''} left out"
 
 
 def _exp(value: float) -> float:

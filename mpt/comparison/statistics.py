@@ -27,6 +27,7 @@ class Difference:
         degrees: of freedom.
         count: pairs, or the smaller side's values.
         paired: the values were paired.
+        left_out: values that have no partner.
     """
 
     estimate: float
@@ -34,14 +35,14 @@ class Difference:
     degrees: float
     count: int
     paired: bool
+    left_out: int = 0
 
     def interval(self, level: float = LEVEL) -> Interval:
         """The confidence interval; without ends where there is one value only."""
         if math.isnan(self.standard_error):
-            return Interval(self.estimate, None, None, level, self.count, self.paired)
+            return self._interval(None, None, level)
         half = self.standard_error * _quantile(self.degrees, (1 + level) / 2)
-        low, high = self.estimate - half, self.estimate + half
-        return Interval(self.estimate, low, high, level, self.count, self.paired)
+        return self._interval(self.estimate - half, self.estimate + half, level)
 
     def equivalence(self, margin: float) -> float | None:
         """The p-value of TOST: small where the difference lies within +- margin.
@@ -56,6 +57,9 @@ class Difference:
         below = (self.estimate - margin) / self.standard_error
         return max(_below(self.degrees, -above), _below(self.degrees, below))
 
+    def _interval(self, low: float | None, high: float | None, level: float) -> Interval:
+        return Interval(self.estimate, low, high, level, self.count, self.paired, self.left_out)
+
 
 def spread(values: Sequence[float]) -> Spread | None:
     """Median and range; None where there is no value."""
@@ -64,11 +68,11 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(median(values), min(values), max(values), tuple(values))
 
 
-def paired(differences: Sequence[float]) -> Difference:
+def paired(differences: Sequence[float], left_out: int = 0) -> Difference:
     """The mean of paired differences; at least one."""
     count = len(differences)
     error = math.sqrt(_variance(differences) / count) if count > 1 else math.nan
-    return Difference(_mean(differences), error, count - 1, count, paired=True)
+    return Difference(_mean(differences), error, count - 1, count, True, left_out)
 
 
 def welch(values: Sequence[float], baseline: Sequence[float]) -> Difference:
@@ -89,17 +93,29 @@ def welch(values: Sequence[float], baseline: Sequence[float]) -> Difference:
 def difference(
     values: Sequence[tuple[int, float]], baseline: Sequence[tuple[int, float]]
 ) -> Difference | None:
-    """Two groups of (seed, value): paired by seed where two seeds or more agree, else Welch's.
+    """Two groups of (seed, value): paired by seed where seeds agree, else Welch's.
 
-    A seed that ran several times counts once, by its mean. None where a side is empty.
+    Seeds agree where there are two pairs, and at least half as many as either side has values: few
+    pairs of many runs would leave most of what was measured unsaid. A seed that ran several times
+    is one pair, by its mean. None where a side is empty.
     """
     if not values or not baseline:
         return None
-    ours, theirs = _by_seed(values), _by_seed(baseline)
+    ours, theirs = dict(once_a_seed(values)), dict(once_a_seed(baseline))
     common = sorted(ours.keys() & theirs.keys())
-    if len(common) > 1 or (common and len(ours) == len(theirs) == 1):
-        return paired([_minus(ours[seed], theirs[seed]) for seed in common])
+    most = max(len(values), len(baseline))
+    if (len(common) > 1 and 2 * len(common) >= most) or (common and most == 1):
+        left_out = sum(seed not in common for seed, _ in (*values, *baseline))
+        return paired([_minus(ours[seed], theirs[seed]) for seed in common], left_out)
     return welch([value for _, value in values], [value for _, value in baseline])
+
+
+def once_a_seed(values: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """(seed, value) with each seed once, by its mean: its repeats are no further draws."""
+    found: dict[int, list[float]] = {}
+    for seed, value in values:
+        found.setdefault(seed, []).append(value)
+    return [(seed, _mean(several)) for seed, several in found.items()]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -120,13 +136,6 @@ def _variance(values: Sequence[float]) -> float:
         return variance(values)
     except OverflowError:
         return math.inf
-
-
-def _by_seed(values: Sequence[tuple[int, float]]) -> dict[int, float]:
-    found: dict[int, list[float]] = {}
-    for seed, value in values:
-        found.setdefault(seed, []).append(value)
-    return {seed: _mean(several) for seed, several in found.items()}
 
 
 def _quantile(degrees: float, probability: float) -> float:

@@ -1,8 +1,8 @@
 """The answer in a sentence, never stronger than the evidence, and the reasons behind it."""
 
-from mpt.comparison.groups import succeeded
+from mpt.comparison.groups import fails, succeeded
 from mpt.comparison.result import Group, Pairing, Verdict
-from mpt.comparison.speed import LEAST
+from mpt.comparison.speed import LEAST, alone
 
 # A ratio of memory that is worth a recommendation of its own.
 LEAN = 0.9
@@ -10,8 +10,22 @@ LEAN = 0.9
 SAME_MEMORY = 0.02
 
 
-def verdict(baseline: Group, pairings: list[Pairing], scope: str) -> Verdict:
-    """What to use, of a baseline and the groups that are held against it."""
+def verdict(baseline: Group, pairings: list[Pairing], scope: str, lost: int = 0) -> Verdict:
+    """What to use, of a baseline and the groups that are held against it.
+
+    Args:
+        lost: runs whose report is not there or cannot be read. Some may have failed, of whichever
+            group, so that a recommendation says that they are not counted.
+    """
+    found = _verdict(baseline, pairings, scope)
+    if lost and found.recommended is not None:
+        found.sentence += f"; {_lost(lost)}"
+    elif lost:
+        found.reasons.append(_lost(lost))
+    return found
+
+
+def _verdict(baseline: Group, pairings: list[Pairing], scope: str) -> Verdict:
     reasons = [reason for pairing in pairings for reason in _reasons(pairing)]
     if not pairings:
         said = f"nothing to compare {baseline.label} with"
@@ -20,7 +34,7 @@ def verdict(baseline: Group, pairings: list[Pairing], scope: str) -> Verdict:
         said = f"no answer: no run of the baseline, {baseline.label}, came to its end"
         return Verdict(said, _failures(baseline) + reasons, scope)
     reasons = _failures(baseline) + reasons
-    sound = [pairing for pairing in pairings if not _fails(pairing.group)]
+    sound = [pairing for pairing in pairings if not fails(pairing.group)]
     proven = [p for p in sound if p.speed == "faster" and _is_kept(p)]
     gains = [p for p in sound if p.speed == "same" and _is_kept(p) and _gains_otherwise(p)]
     if proven or gains:
@@ -28,31 +42,68 @@ def verdict(baseline: Group, pairings: list[Pairing], scope: str) -> Verdict:
         said = f"use {best.group.label}: {_summary(best)}"
         return Verdict(said, reasons, scope, best.group.label)
     undecided = [p for p in sound if not _is_refuted(p)]
+    trades = [p for p in undecided if _is_trade(p)]
     if undecided:
+        undecided = [p for p in undecided if not _is_trade(p)] or trades
         best = max(undecided, key=lambda p: (p.speed == "faster", _ratio(p)))
-        said = f"no answer yet on {best.group.label}: {_summary(best)}"
+        said = f"no answer yet on {best.group.label}"
+        if _is_trade(best):
+            said = f"a trade between {baseline.label} and {best.group.label}"
+        said += f": {_summary(best)}"
         return Verdict(said, reasons, scope)
     against = "; ".join(f"{p.group.label} {_refutation(p)}" for p in pairings)
     return Verdict(f"stay with {baseline.label}: {against}", reasons, scope, baseline.label)
 
 
 def memory_text(pairing: Pairing) -> str:
-    """ "41% less memory"; of the host where the device's was not measured."""
-    ratio, kind = pairing.memory_ratio, "memory"
+    """ "41% less memory", of the host on a CPU; how many runs measured it where not all did."""
+    kind, ratio = _memory(pairing)
     if ratio is None:
-        ratio, kind = pairing.host_memory_ratio, "host memory"
-    if ratio is None:
-        return "memory not measured"
+        return f"{kind} not measured"
+    measured, count = _coverage(pairing)
+    of = f" (measured in {measured} of {count} runs)" if measured < count else ""
     if abs(ratio - 1) <= SAME_MEMORY:
-        return f"the same {kind}"
-    return f"{abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'} {kind}"
+        return f"the same {kind}{of}"
+    return f"{abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'} {kind}{of}"
+
+
+def _memory(pairing: Pairing) -> tuple[str, float | None]:
+    """What decides, and its ratio: the device's; on a CPU, where that is the host's, the host's.
+
+    That a process takes less of the host does not make room on a GPU.
+    """
+    if pairing.memory_ratio is not None:
+        return "memory", pairing.memory_ratio
+    kinds = {r.report.device.kind for r in (*pairing.group.runs, *pairing.baseline.runs)} - {None}
+    if kinds - {"cpu"}:
+        return "device memory", None
+    ratio = pairing.host_memory_ratio
+    return ("memory" if ratio is None else "host memory"), ratio
+
+
+def _coverage(pairing: Pairing) -> tuple[int, int]:
+    """Runs that measured that memory, and runs, of the side that measured it in the fewer."""
+    is_host = pairing.memory_ratio is None
+    found = []
+    for group in (pairing.group, pairing.baseline):
+        measured = group.host_memory if is_host else group.device_memory
+        found.append((0 if measured is None else measured.count, len(succeeded(group))))
+    return min(found, key=lambda each: each[0] / max(each[1], 1))
+
+
+def _leanness(pairing: Pairing) -> float | None:
+    """The ratio of memory; None where it is not known of at least half of the runs."""
+    measured, count = _coverage(pairing)
+    return _memory(pairing)[1] if 2 * measured >= count else None
 
 
 def _summary(pairing: Pairing) -> str:
     parts = [_speed(pairing), memory_text(pairing), _metric(pairing)]
-    if pairing.differs_in:
-        parts.append(f"but it differs in {', '.join(pairing.differs_in)} too")
-    return ", ".join(parts)
+    return ", ".join(parts) + _differs(pairing)
+
+
+def _differs(pairing: Pairing) -> str:
+    return f", but it differs in {', '.join(pairing.differs_in)} too" if pairing.differs_in else ""
 
 
 def _speed(pairing: Pairing) -> str:
@@ -60,7 +111,7 @@ def _speed(pairing: Pairing) -> str:
     if ratio is None:
         return pairing.speed_text
     if ratio.low is None:
-        return f"{_times(ratio.estimate)} in one run each, which measures no spread"
+        return f"{_times(ratio.estimate)} {alone(pairing)}, which measures no spread"
     if pairing.speed in ("faster", "slower"):
         return _times(ratio.estimate)
     if pairing.speed == "same":
@@ -79,7 +130,7 @@ def _metric(pairing: Pairing) -> str:
         return "no metric compared"
     name = pairing.parity.tag.rsplit("/", 1)[-1]
     if pairing.parity.outcome == "same":
-        return f"{name} the same within seed noise"
+        return f"{name} the same within {pairing.parity.within}"
     if pairing.parity.outcome == "not_enough_seeds":
         return f"{name}: not enough seeds to say ({pairing.parity.difference.count} of 5)"
     return f"{name} {pairing.parity.outcome}"
@@ -91,15 +142,16 @@ def _widest_of_the_fastest(proven: list[Pairing]) -> Pairing:
     return next(p for p in proven if _ratio(p) >= best / (1 + LEAST))
 
 
-def _fails(group: Group) -> bool:
-    """Whether a run failed of itself; one interrupted by hand says nothing of its settings."""
-    return any(not (run.succeeded or run.report.status == "interrupted") for run in group.runs)
-
-
 def _gains_otherwise(pairing: Pairing) -> bool:
     """Whether it is better than the baseline in something else than speed."""
     assert pairing.parity is not None
-    return pairing.parity.outcome == "better" or (_memory(pairing) or 1) <= LEAN
+    ratio = _leanness(pairing)
+    return pairing.parity.outcome == "better" or (ratio is not None and ratio <= LEAN)
+
+
+def _is_trade(pairing: Pairing) -> bool:
+    """Whether it costs speed and gains something else: which counts more is the reader's to say."""
+    return pairing.speed == "slower" and _is_kept(pairing) and _gains_otherwise(pairing)
 
 
 def _is_kept(pairing: Pairing) -> bool:
@@ -111,22 +163,27 @@ def _is_refuted(pairing: Pairing) -> bool:
     outcome = pairing.parity.outcome if pairing.parity is not None else None
     if outcome in ("worse", "better"):
         return outcome == "worse"
-    return pairing.speed in ("slower", "same") and (_memory(pairing) or 1) > LEAN
+    ratio = _leanness(pairing)
+    if pairing.speed == "same":  # what is not known is not the same
+        return ratio is not None and ratio > LEAN
+    return pairing.speed == "slower" and (ratio is None or ratio > LEAN)
 
 
 def _refutation(pairing: Pairing) -> str:
     group = pairing.group
-    if _fails(group):
+    if fails(group):
         failed = sum(group.failures.values())
         return f"failed in {failed} of {len(group.runs)} runs ({'; '.join(group.failures)})"
     if pairing.parity is not None and pairing.parity.outcome == "worse":
-        return f"has a worse {pairing.parity.tag.rsplit('/', 1)[-1]}"
+        return f"has a worse {pairing.parity.tag.rsplit('/', 1)[-1]}{_differs(pairing)}"
     said = "is as fast" if pairing.speed == "same" else f"is {_speed(pairing)}"
-    return f"{said}, with {memory_text(pairing)}"
+    return f"{said}, with {memory_text(pairing)}{_differs(pairing)}"
 
 
-def _memory(pairing: Pairing) -> float | None:
-    return pairing.host_memory_ratio if pairing.memory_ratio is None else pairing.memory_ratio
+def _lost(count: int) -> str:
+    if count == 1:
+        return "1 folder without a readable report is not counted"
+    return f"{count} folders without a readable report are not counted"
 
 
 def _ratio(pairing: Pairing) -> float:

@@ -61,8 +61,10 @@ def test_a_slow_down_of_a_tenth_is_seen() -> None:
         (1.5, 1.4, 1.6, "faster"),
         (0.8, 0.7, 0.9, "slower"),
         (1.015, 1.01, 1.019, "same"),  # sure, and too little
-        (1.015, 1.005, 1.025, "unclear"),
-        (1.0, 0.9, 1.1, "same"),
+        (1.015, 1.005, 1.025, "same"),
+        (1.0, 0.96, 1.04, "same"),
+        (1.0, 0.9, 1.1, "unclear"),
+        (0.98, 0.94, 1.02, "unclear"),
         (1.1, 0.9, 1.3, "unclear"),
         (1.8, None, None, "unclear"),
     ],
