@@ -45,6 +45,12 @@ def parse(given: str | None) -> Selector:
                 allowed=["KEY=VALUE[,KEY=VALUE]"],
                 remedy="for instance --baseline precision=float32",
             )
+        if MAIN.get(key, key) in wanted:
+            raise ConfigurationError(
+                f"It names {key} twice, and a group has one",
+                where="--baseline",
+                allowed=["KEY=VALUE[,KEY=VALUE]"],
+            )
         wanted[MAIN.get(key, key)] = value
     compared = {section(key) if key in MAIN.values() else key for key in wanted}
     return Selector(wanted, frozenset(compared))

@@ -21,6 +21,7 @@ from mpt.run_folder import METRICS, REPORT
 
 SWEEP = "sweep.json"
 NO_REPORT = "no report: still running, or killed"
+_RUNNING = "running"
 # What lies in a run's folder and holds no further run.
 _INSIDE = ("tensorboard", "checkpoints", "replay")
 _WHY_NO_REPORT = {
@@ -69,6 +70,10 @@ def collect(paths: Sequence[str | Path]) -> Collected:
 
 
 def _expand(given: str | Path) -> list[Path]:
+    if not str(given).strip():  # which pathlib takes for the working folder
+        raise ConfigurationError(
+            "The path is empty.", where="command line", remedy='name a folder; "." is this one'
+        )
     path = Path(os.path.expanduser(given))
     if os.path.exists(path):
         return [path]
@@ -80,7 +85,9 @@ def _expand(given: str | Path) -> list[Path]:
             where=str(given),
             remedy="name a run's folder, a sweep's, or one above them",
         )
-    return [Path(match) for match in matches]
+    found = [Path(match) for match in matches]
+    # "**" takes every file along.
+    return [each for each in found if os.path.isdir(each) or each.name in (REPORT, SWEEP)]
 
 
 def _search(path: Path, found: Collected) -> Iterator[Path]:
@@ -142,7 +149,7 @@ def _read(place: Path, found: Collected) -> None:
 
 
 def _add_unreported(sweep: Path, found: Collected) -> None:
-    """The jobs of a sweep that left no folder of a run: those that never came to be one."""
+    """The jobs of a sweep that left no report: what it noted of them, and what they varied."""
     try:
         with open_regular(sweep / SWEEP) as file:
             jobs = orjson.loads(file.read())["jobs"]
@@ -150,11 +157,21 @@ def _add_unreported(sweep: Path, found: Collected) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         found.unreadable.append(Unreadable(sweep / SWEEP, "not a sweep's list of jobs"))
         return
+    silent = {
+        os.path.realpath(each.path): index
+        for index, each in enumerate(found.unreadable)
+        if each.reason == NO_REPORT
+    }
     known = {os.path.realpath(run.path) for run in found.runs}
     known |= {os.path.realpath(each.path) for each in found.unreadable}
     known |= {os.path.realpath(each.path.parent) for each in found.unreadable}
     for folder, status, said in rows:
-        if os.path.realpath(folder) in known:
+        real = os.path.realpath(folder)
+        if real in silent:
+            why = NO_REPORT if status == _RUNNING else f"no report: {status.replace('_', ' ')}"
+            row = Unreadable(found.unreadable[silent[real]].path, f"{why} ({said})")
+            found.unreadable[silent[real]] = row
+        if real in known:
             continue
         reason = status.replace("_", " ")
         if status in _WHY_NO_REPORT:

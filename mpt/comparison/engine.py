@@ -1,6 +1,7 @@
 """The comparison, step by step."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ def compare(
     Raises:
         ConfigurationError: an argument is wrong, or there is no run that can be read.
     """
+    for flag, value in (("--margin", margin), ("--target", target)):
+        if value is not None and not math.isfinite(value):
+            raise ConfigurationError("A finite number is needed", where=flag, value=str(value))
     demands = parse(require)
     selector = baselines.parse(baseline)
     found = collect(paths)

@@ -117,6 +117,24 @@ def fingerprint(group: Group) -> str | None:
     return next((each for each in found if each is not None), None)
 
 
+def other_data(group: Group, baseline: Group) -> str | None:
+    """How the data are not known to be the same; None where they are, or neither recorded them."""
+    ours, theirs = fingerprint(group), fingerprint(baseline)
+    if ours == theirs:
+        return None
+    if ours is None or theirs is None:
+        return f"the data of {(group if ours is None else baseline).label} are not recorded"
+    return "other data"
+
+
+def batch_text(group: Group) -> str:
+    """The batch size; a group's own runs may differ in it."""
+    if group.batch_size is not None:
+        return str(group.batch_size)
+    known = any(run.report.training.batch_size is not None for run in group.runs)
+    return "varied" if known else NOT_RECORDED
+
+
 def cause(runs: Sequence[Run]) -> str:
     """Why these runs, which failed alike, failed: "diverged: loss_not_finite at step 120"."""
     report = runs[0].report

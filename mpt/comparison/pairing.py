@@ -1,8 +1,10 @@
 """One group against its baseline."""
 
+from collections import Counter
+
 from mpt.comparison import parity, speed
 from mpt.comparison.baseline import ABSENT, Selector, differences
-from mpt.comparison.groups import Full, fingerprint
+from mpt.comparison.groups import Full, batch_text, fingerprint, other_data, succeeded
 from mpt.comparison.result import Group, Pairing, Run, Spread
 from mpt.comparison.settings import MAIN, section
 
@@ -21,6 +23,8 @@ def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairi
     pairing.memory_ratio = _ratio(group.device_memory, baseline.device_memory)
     pairing.host_memory_ratio = _ratio(group.host_memory, baseline.host_memory)
     others = _named(differences(group, baseline, full, selector))
+    if other_data(group, baseline) != "other data":  # not known to be other
+        others = [each for each in others if each != "data"]
     pairing.notes = _notes(pairing, others, full)
     if not _compares(group, baseline, full, selector):  # then they are what is compared
         others = [each for each in others if each in ("device", "data")]
@@ -40,12 +44,29 @@ def compare_metric(
 
 
 def mixed(group: Group) -> list[str]:
-    """In what surroundings a group's own runs differ."""
-    return [
+    """In what surroundings a group's own runs differ, and which seeds ran more than once."""
+    counted = Counter(run.seed for run in succeeded(group))
+    repeated = _ranges(sorted(seed for seed, count in counted.items() if count > 1))
+    word = "seed" if repeated.lstrip("-").isdecimal() else "seeds"
+    notes = [f"{group.label}: {word} {repeated} ran more than once"] if repeated else []
+    return notes + [
         f"{group.label}: its runs differ in {what}: {values}"
         for what, key in SURROUNDINGS.items()
         if ", " in (values := _environment(group.runs, key))
     ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, three or more in a row as a range: "1, 3 to 7"."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ", ".join(
+        f"{span[0]} to {span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans
+    )
 
 
 def _ratio(ours: Spread | None, theirs: Spread | None) -> float | None:
@@ -73,13 +94,13 @@ def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
         if key == "device":
             notes.append(f"other device: {group.device}, the baseline on {baseline.device}")
         elif key == "data":
-            hashes = [(fingerprint(each) or "not recorded")[:8] for each in (group, baseline)]
+            hashes = [(fingerprint(each) or "")[:8] for each in (group, baseline)]
             notes.append(f"other data: fingerprint {hashes[0]}, the baseline's {hashes[1]}")
         else:
             ours, theirs = (full[each.key].get(key, ABSENT) for each in (group, baseline))
             notes.append(f"other settings: {key}={ours}, the baseline's {theirs}")
     if group.batch_size != baseline.batch_size:
-        sizes = [str(each.batch_size or "not recorded") for each in (group, baseline)]
+        sizes = [batch_text(each) for each in (group, baseline)]
         both = group.largest_batch and baseline.largest_batch
         kind = "each the largest that fits" if both else "not the same"
         notes.append(f"batch sizes {sizes[0]} and {sizes[1]}, {kind}")

@@ -1,6 +1,6 @@
 """Is the metric the same? A paired-t interval and an equivalence test."""
 
-from mpt.comparison.groups import final_values, fingerprint, succeeded
+from mpt.comparison.groups import final_values, other_data, succeeded
 from mpt.comparison.result import Group, Interval, Parity
 from mpt.comparison.speed import left_out
 from mpt.comparison.statistics import difference, once_a_seed
@@ -70,8 +70,8 @@ def judge(
 ) -> tuple[Parity | None, str | None]:
     """The parity of `tag`, or why there is none."""
     name = tag.rsplit("/", 1)[-1]
-    if fingerprint(group) != fingerprint(baseline):
-        return None, f"{name} is not compared: other data"
+    if data := other_data(group, baseline):
+        return None, f"{name} is not compared: {data}"
     ours, theirs = final_values(group, tag), final_values(baseline, tag)
     found = difference(once_a_seed(ours), once_a_seed(theirs))
     if found is None:

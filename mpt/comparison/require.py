@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mpt.comparison.groups import fails
 from mpt.comparison.result import Comparison, Group, Pairing, Requirement
 from mpt.errors import ConfigurationError
 from mpt.report.numbers import number
@@ -115,6 +116,9 @@ def _concerns(demand: Demand, group: Group) -> bool:
 
 
 def _holds(demand: Demand, pairing: Pairing, comparison: Comparison) -> tuple[bool, str]:
+    gain = demand.name == PARITY or (demand.name == "speedup" and _claims_gain(demand))
+    if gain and fails(pairing.group):  # those that came to their end are no fair sample
+        return False, _failed(pairing.group)
     if demand.name == PARITY:
         if pairing.parity is None:
             return False, "the metric was not compared"
@@ -128,15 +132,21 @@ def _holds(demand: Demand, pairing: Pairing, comparison: Comparison) -> tuple[bo
 
 
 def _speedup(demand: Demand, pairing: Pairing) -> tuple[bool, str]:
-    """The estimate must be there; one that its interval does not tell from 1 proves no gain."""
+    """The estimate must be there; one that no interval tells from 1 proves no gain."""
     ratio = pairing.speedup
     if ratio is None:
         return False, pairing.speed_text
     met = OPERATORS[demand.operator](ratio.estimate, demand.bound)
-    claims_gain = demand.operator in (">", ">=") and demand.bound > 1
-    if claims_gain and ratio.low is not None and ratio.low <= 1:
+    if _claims_gain(demand) and (ratio.low is None or ratio.low <= 1):
         met = False
     return met, pairing.speed_text
+
+
+def _claims_gain(demand: Demand) -> bool:
+    """Whether it asks for more than the baseline's speed."""
+    if demand.operator == ">":
+        return demand.bound >= 1
+    return demand.operator == ">=" and demand.bound > 1
 
 
 def _measured(name: str, pairing: Pairing, comparison: Comparison) -> tuple[float | None, str]:
@@ -152,10 +162,18 @@ def _measured(name: str, pairing: Pairing, comparison: Comparison) -> tuple[floa
         if group.skipped_steps is None:
             return None, "skipped steps were not counted"
         return group.skipped_steps.high, f"at most {number(group.skipped_steps.high)} skipped steps"
-    failed = sum(group.failures.values())
-    causes = "; ".join(f"{count} {cause}" for cause, count in group.failures.items())
-    detail = f"{failed} of {len(group.runs)} runs failed" + (f" ({causes})" if causes else "")
+    failed, detail = sum(group.failures.values()), _failed(group)
+    theirs = sum(pairing.baseline.failures.values())
+    if theirs:
+        detail += f"; {_failed(pairing.baseline, f' of {pairing.baseline.label}')}"
     lost = len(comparison.unreadable)
     if lost:
         detail += f"; {lost} without a report that can be read"
-    return failed + lost, detail
+    return failed + theirs + lost, detail
+
+
+def _failed(group: Group, whose: str = "") -> str:
+    """ "1 of 6 runs failed (1 oom: exit code 4)"."""
+    causes = "; ".join(f"{count} {cause}" for cause, count in group.failures.items())
+    failed = sum(group.failures.values())
+    return f"{failed} of {len(group.runs)} runs{whose} failed" + (f" ({causes})" if causes else "")

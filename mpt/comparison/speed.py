@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from mpt.comparison.groups import fingerprint, throughputs
+from mpt.comparison.groups import batch_text, other_data, throughputs
 from mpt.comparison.result import Group, Interval, Pairing
 from mpt.comparison.statistics import difference
 
@@ -60,16 +60,12 @@ def incomparable(group: Group, baseline: Group) -> str | None:
         return f"{who}{of} shared a machine with others at the same time"
     if group.device != baseline.device:
         return f"other devices, {group.device} and {baseline.device}"
-    if fingerprint(group) != fingerprint(baseline):
-        return "other data"
+    if data := other_data(group, baseline):
+        return data
     if group.largest_batch and baseline.largest_batch:
         return None
     if group.batch_size is None or group.batch_size != baseline.batch_size:
-        sizes = [
-            "not recorded or varied" if each.batch_size is None else str(each.batch_size)
-            for each in (group, baseline)
-        ]
-        return f"other batch sizes, {sizes[0]} and {sizes[1]}"
+        return f"other batch sizes, {batch_text(group)} and {batch_text(baseline)}"
     return None
 
 

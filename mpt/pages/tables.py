@@ -45,7 +45,7 @@ def groups(comparison: Comparison) -> Table:
         (Column("best", f"best {metric}"), lambda g: spread(g.best, number)),
         (
             Column("seconds_to_target", f"s to {target(comparison)}"),
-            _to_target,
+            lambda g: _to_target(g, tell=comparison.target is None),
         ),
         (Column("wall_seconds", "s in all"), lambda g: spread(g.wall_seconds, rate)),
         (Column("skipped_steps", "skipped steps"), lambda g: spread(g.skipped_steps, number)),
@@ -53,7 +53,7 @@ def groups(comparison: Comparison) -> Table:
     ]
     if comparison.metric is None:
         makers = [each for each in makers if each[0].key not in ("final", "best")]
-    if comparison.target is None:
+    if comparison.metric is None or all(g.target is None for g in comparison.groups):
         makers = [each for each in makers if each[0].key != "seconds_to_target"]
     cells = {column.key: [make(group) for group in comparison.groups] for column, make in makers}
     present = {key for key, found in cells.items() if any(cell.text != NONE for cell in found)}
@@ -340,12 +340,15 @@ def _runs(group: Group) -> Cell:
     return Cell(str(good) if whole else f"{good}, {failed} failed", good, "" if whole else BAD)
 
 
-def _to_target(group: Group) -> Cell:
+def _to_target(group: Group, *, tell: bool) -> Cell:
+    """Seconds; with `tell` to which value, which is not the same for all groups."""
     reached = group.seconds_to_target
     good = sum(run.succeeded for run in group.runs)
     if reached is None:
         return Cell("not reached", tone=QUIET) if good else Cell(NONE)
     cell = spread(reached, rate)
+    if tell and group.target is not None:
+        cell = Cell(f"{cell.text} (to {number(group.target)})", cell.value, cell.tone)
     if reached.count >= good:
         return cell
     return Cell(f"{cell.text}, {reached.count} of {good} runs", cell.value, cell.tone)

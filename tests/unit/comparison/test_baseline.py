@@ -100,6 +100,8 @@ def test_one_group_is_held_against_nothing(write_run: Any) -> None:
         ("precision=", "does not say which group"),
         ("=float32", "does not say which group"),
         ("precision=float64", "No run has precision=float64"),
+        ("precision=float32,precision=mixed_float16", "names precision twice"),
+        ("precision=float32,precision.policy=float32", "names precision.policy twice"),
         ("presicion=float32", "No run has the key presicion"),
         ("precision=float32,model=mlp", "together"),
     ],

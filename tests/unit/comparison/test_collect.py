@@ -109,7 +109,7 @@ def test_a_sweeps_jobs_that_never_were_runs_are_rows(write_run: Any) -> None:
     (write_run.folder / "2" / ".hydra").mkdir(parents=True)
     expected = {
         "1": "invalid: its configuration or input is wrong (batch_size=-1)",
-        "2": NO_REPORT,
+        "2": "no report: killed (seed=2)",
         "3": "not run: the sweep ended before it (seed=3)",
     }
     assert reasons(collect([write_run.folder])) == expected
@@ -193,3 +193,36 @@ def test_paths_that_no_system_takes_are_refused(write_run: Any) -> None:
     for path in ("x" * 300, "~nobody-of-this-name/x"):
         with pytest.raises(ConfigurationError, match="no such file or folder"):
             collect([path])
+
+
+def test_a_job_still_at_work_or_unknown_says_what_it_varies(write_run: Any) -> None:
+    write_run("0")
+    jobs = [
+        {"folder": name, "status": status, "overrides": [f"seed={name}"]}
+        for name, status in (("1", "running"), ("2", "completed"))
+    ]
+    for name in ("1", "2", "3"):
+        (write_run.folder / name).mkdir()
+        (write_run.folder / name / "metrics.jsonl").write_text("")
+    (write_run.folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    assert reasons(collect([write_run.folder])) == {
+        "1": f"{NO_REPORT} (seed=1)",
+        "2": "no report: completed (seed=2)",
+        "3": NO_REPORT,
+    }
+
+
+def test_a_pattern_takes_reports_and_folders_only(write_run: Any) -> None:
+    run = write_run("a")
+    (run / "other.json").write_text("{}")
+    (write_run.folder / "notes.json").write_text("{}")
+    found = collect([f"{write_run.folder}/**"])
+    assert (names(found), found.unreadable) == (["a"], [])
+    (row,) = collect([run, write_run.folder / "notes.json"]).unreadable
+    assert row.path.name == "notes.json"
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_not_this_folder(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="empty"):
+        collect([path])

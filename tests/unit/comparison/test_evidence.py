@@ -1,10 +1,13 @@
 """What is said is never stronger than what was measured."""
 
+import math
 from typing import Any
 
 import pytest
 
 from mpt.comparison import Comparison, Pairing, compare
+from mpt.errors import ConfigurationError
+from mpt.pages import tables
 
 GIB = 2**30
 GPU = {"device__kind": "gpu", "device__name": "A100", "memory__host_rss_peak_bytes": GIB}
@@ -174,3 +177,62 @@ def test_an_accuracy_in_percent_is_no_share(write_run: Any) -> None:
     assert found.parity.margin == pytest.approx(0.005 * 97)
     assert found.parity.outcome == "same"
     assert "points" not in found.parity.text
+
+
+def test_a_recommendation_says_what_it_does_not_count(write_run: Any) -> None:
+    for name in ("x", "y"):
+        (write_run.folder / name / ".hydra").mkdir(parents=True)
+    result = compared(write_run, ours=[(seed, 1500 + seed) for seed in range(5)])
+    (found,) = result.verdicts
+    assert found.recommended == "mixed_bfloat16"
+    assert found.sentence.endswith("; 2 folders without a readable report are not counted")
+
+
+def test_data_that_are_not_recorded_are_not_other_data(write_run: Any) -> None:
+    found = pairing(write_run, change={"data__fingerprint": None})
+    assert found.speed_text == ("no verdict on speed: the data of mixed_bfloat16 are not recorded")
+    assert found.parity is None
+    assert "accuracy is not compared: the data of mixed_bfloat16 are not recorded" in found.notes
+    assert not any("other data" in note for note in found.notes)
+    assert found.differs_in == []
+
+
+def test_batch_sizes_that_vary_are_not_unrecorded(write_run: Any) -> None:
+    for seed in range(2):
+        write_run(seed=seed)
+        write_run(seed=seed, policy="mixed_bfloat16", training__batch_size=128 + seed)
+    (found,) = compare([write_run.folder]).pairings
+    assert "batch sizes varied and 128, not the same" in found.notes
+    assert found.speed_text.endswith("other batch sizes, varied and 128")
+
+
+def test_a_configuration_that_ran_twice_is_told(write_run: Any) -> None:
+    for seed in (0, 1, 2, 2, 5, 5, 6, 6, 7, 7):
+        write_run(seed=seed)
+    write_run(seed=1, status="interrupted", exit_code=130)
+    assert compare([write_run.folder]).notes == ["float32: seeds 2, 5 to 7 ran more than once"]
+
+
+@pytest.mark.parametrize("name", ["margin", "target"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_margin_or_a_target_is_a_number(write_run: Any, name: str, value: float) -> None:
+    write_run()
+    with pytest.raises(ConfigurationError) as caught:
+        compare([write_run.folder], **{name: value})
+    assert caught.value.where == f"--{name}"
+
+
+def test_each_group_tells_its_own_target(write_run: Any) -> None:
+    for model, accuracy in (("cnn", 0.9), ("mlp", 0.8)):
+        for policy in ("float32", "mixed_float16"):
+            rows = [{"step": 1, "wall_seconds": 3.0, "validation/accuracy": accuracy}]
+            best = {"metrics__best__value": accuracy}
+            write_run(policy=policy, config__model__name=model, rows=rows, **best)
+    table = tables.groups(compare([write_run.folder]))
+    (index,) = [i for i, each in enumerate(table.columns) if each.key == "seconds_to_target"]
+    assert [row[index].text for row in table.rows] == [
+        "3 (to 0.895)",
+        "3 (to 0.795)",
+        "3 (to 0.895)",
+        "3 (to 0.795)",
+    ]

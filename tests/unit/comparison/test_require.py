@@ -124,3 +124,34 @@ def test_a_bad_expression_is_refused_before_anything_is_read(require: str, messa
         compare(["no-such-folder"], require=require)
     assert caught.value.where == "--require"
     assert caught.value.allowed
+
+
+def test_a_group_that_failed_has_no_gain_and_no_parity(write_run: Any) -> None:
+    write_run(seed=9, policy="mixed_bfloat16", status="diverged", exit_code=3)
+    found = compared(write_run, "speedup>=1.2,parity,memory<=0.9").requirements
+    assert [each.met for each in found] == [False, False, True]
+    for each in found[:2]:
+        assert "1 of 6 runs failed (1 diverged: exit code 3)" in each.detail
+
+
+@pytest.mark.parametrize(
+    ("require", "met"), [("speedup>=1.2", False), ("speedup>1", False), ("speedup<=2", True)]
+)
+def test_one_run_each_is_no_gain(write_run: Any, require: str, met: bool) -> None:
+    (found,) = compared(write_run, require, seeds=1).requirements
+    assert found.met is met
+
+
+def test_any_gain_needs_an_interval_above_one(write_run: Any) -> None:
+    for seed, ours in enumerate((3000, 900, 1500)):
+        write_run(seed=seed, speed=1000)
+        write_run(seed=seed, speed=ours, policy="mixed_bfloat16")
+    (found,) = compare([write_run.folder], require="speedup>1").requirements
+    assert not found.met
+
+
+def test_failures_of_the_baseline_count(write_run: Any) -> None:
+    write_run(seed=9, status="oom", exit_code=4)
+    (found,) = compared(write_run, "failures<=0").requirements
+    assert not found.met
+    assert "1 of 6 runs of float32 failed (1 oom: exit code 4)" in found.detail

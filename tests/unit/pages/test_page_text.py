@@ -38,7 +38,8 @@ def test_the_console_ends_with_the_verdict(found: Comparison, capsys: Any) -> No
     lines = out.splitlines()
     sentence = lines.index(found.verdicts[0].sentence)
     assert lines[sentence + 1] == f"  - {found.verdicts[0].reasons[0]}"
-    assert lines[-1].startswith("met: parity: ")
+    assert lines[-2].startswith("met: parity: ")
+    assert lines[-1].startswith("NOT MET: parity: ")  # a run of it failed
     assert lines.index("What was measured") < lines.index("Against the baseline") < sentence
     assert "\x1b" not in out
 
