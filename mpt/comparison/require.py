@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mpt.comparison.groups import fails
 from mpt.comparison.result import Comparison, Group, Pairing, Requirement
+from mpt.comparison.verdict import coverage
 from mpt.errors import ConfigurationError
 from mpt.report.numbers import number
 
@@ -157,6 +158,9 @@ def _measured(name: str, pairing: Pairing, comparison: Comparison) -> tuple[floa
         kind = "device memory" if name == "memory" else "host memory"
         if ratio is None:
             return None, f"{kind} was not measured"
+        measured, count = coverage(pairing, host=name == "host_memory")
+        if 2 * measured < count:
+            return None, f"{kind} was measured in {measured} of {count} runs only"
         return ratio, f"{ratio:.2f} of the baseline's {kind}"
     if name == "skipped":
         if group.skipped_steps is None:

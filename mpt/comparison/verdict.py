@@ -60,7 +60,7 @@ def memory_text(pairing: Pairing) -> str:
     kind, ratio = _memory(pairing)
     if ratio is None:
         return f"{kind} not measured"
-    measured, count = _coverage(pairing)
+    measured, count = coverage(pairing, host=pairing.memory_ratio is None)
     of = f" (measured in {measured} of {count} runs)" if measured < count else ""
     if abs(ratio - 1) <= SAME_MEMORY:
         return f"the same {kind}{of}"
@@ -81,19 +81,18 @@ def _memory(pairing: Pairing) -> tuple[str, float | None]:
     return ("memory" if ratio is None else "host memory"), ratio
 
 
-def _coverage(pairing: Pairing) -> tuple[int, int]:
-    """Runs that measured that memory, and runs, of the side that measured it in the fewer."""
-    is_host = pairing.memory_ratio is None
+def coverage(pairing: Pairing, *, host: bool) -> tuple[int, int]:
+    """Runs that measured a memory, and runs, of the side that measured it in the fewer."""
     found = []
     for group in (pairing.group, pairing.baseline):
-        measured = group.host_memory if is_host else group.device_memory
+        measured = group.host_memory if host else group.device_memory
         found.append((0 if measured is None else measured.count, len(succeeded(group))))
     return min(found, key=lambda each: each[0] / max(each[1], 1))
 
 
 def _leanness(pairing: Pairing) -> float | None:
     """The ratio of memory; None where it is not known of at least half of the runs."""
-    measured, count = _coverage(pairing)
+    measured, count = coverage(pairing, host=pairing.memory_ratio is None)
     return _memory(pairing)[1] if 2 * measured >= count else None
 
 

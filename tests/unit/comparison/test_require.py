@@ -155,3 +155,14 @@ def test_failures_of_the_baseline_count(write_run: Any) -> None:
     (found,) = compared(write_run, "failures<=0").requirements
     assert not found.met
     assert "1 of 6 runs of float32 failed (1 oom: exit code 4)" in found.detail
+
+
+def test_memory_of_few_of_the_runs_is_not_met(write_run: Any) -> None:
+    for seed in range(4):
+        write_run(seed=seed, memory__device_peak_bytes=1000)
+        known = {"memory__device_peak_bytes": 500} if seed == 0 else {}
+        write_run(seed=seed, policy="mixed_bfloat16", **known)
+    device, host = compare([write_run.folder], require="memory<=0.6,host_memory<=1").requirements
+    assert not device.met
+    assert "device memory was measured in 1 of 4 runs" in device.detail
+    assert host.met
