@@ -218,10 +218,11 @@ def _wait(child: subprocess.Popen[bytes], stopped: Callable[[], bool] | None) ->
     interrupts, told = 0, False
     while True:
         try:
-            code = child.wait(timeout=None if stopped is None or told else POLL_SECONDS)
+            # Where `stopped` is asked an interrupt may not wake a wait without end.
+            code = child.wait(timeout=None if stopped is None else POLL_SECONDS)
             break
         except subprocess.TimeoutExpired:
-            if stopped is not None and stopped():
+            if stopped is not None and not told and stopped():
                 child.send_signal(signal.SIGINT)
                 told = True
         except KeyboardInterrupt:
@@ -332,7 +333,10 @@ def main(argv: list[str] | None = None) -> int:
         die_with_root(job.parent, job.root)
     if job.label:
         sys.stdout, sys.stderr = Labelled(sys.stdout, job.label), Labelled(sys.stderr, job.label)
-    return execute(job)
+    try:
+        return execute(job)
+    finally:
+        Path(path).unlink(missing_ok=True)  # whoever waited for this may be gone
 
 
 if __name__ == "__main__":

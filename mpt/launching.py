@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,7 +42,7 @@ def planned(plan: Plan) -> Iterator[None]:
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
             plan(self._config, self._loader, job_overrides, initial_job_idx)
-            name = str(self._config.hydra.runtime.choices.get("hydra/launcher") or "basic")
+            name = _name(self._config)
             if name == "basic":
                 return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
             with _interrupts_kept_from_workers(), SETTINGS.get(name, nullcontext)(self._launcher):
@@ -56,6 +56,8 @@ def planned(plan: Plan) -> Iterator[None]:
 
     def wrapped(self: Any, hydra_context: Any, task_function: Any, config: Any) -> Launcher:
         launcher = instantiate(self, hydra_context, task_function, config)
+        if _name(config) == "basic":
+            _compose_once(hydra_context.config_loader)
         return Planned(launcher, config, hydra_context)
 
     Plugins.instantiate_launcher = wrapped
@@ -63,6 +65,29 @@ def planned(plan: Plan) -> Iterator[None]:
         yield
     finally:
         Plugins.instantiate_launcher = instantiate
+
+
+def _name(config: Any) -> str:
+    return str(config.hydra.runtime.choices.get("hydra/launcher") or "basic")
+
+
+def _compose_once(loader: Any) -> None:
+    """Have `loader` hand out, once, what it composed before instead of composing it again.
+
+    Hydra's sweeper composes all jobs to find mistakes before any has run, and its launcher in this
+    process does so again: a quarter of a second a job.
+    """
+    compose = loader.load_sweep_config
+    kept: dict[tuple[str, ...], Any] = {}
+
+    def composed(master_config: Any, sweep_overrides: list[str]) -> Any:
+        key = tuple(map(str, sweep_overrides))
+        if key in kept:
+            return kept.pop(key)
+        kept[key] = compose(master_config, sweep_overrides)
+        return kept[key]
+
+    loader.load_sweep_config = composed
 
 
 @contextmanager
@@ -76,6 +101,7 @@ def _interrupts_kept_from_workers() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _start_trackers()
     over = threading.Event()
     threading.Thread(target=over.wait, name="interrupts", daemon=True).start()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -84,6 +110,17 @@ def _interrupts_kept_from_workers() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         over.set()
+
+
+def _start_trackers() -> None:
+    """Start the processes that keep track of resources: whoever starts one unblocks SIGINT."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+    with suppress(ImportError):
+        from joblib.externals.loky.backend import resource_tracker as joblibs
+
+        joblibs.ensure_running()
 
 
 @contextmanager
@@ -153,8 +190,14 @@ class Stop:
         self.path.touch()
 
 
+class Interrupts:
+    """Whether this process was interrupted; some libraries turn a KeyboardInterrupt into errors."""
+
+    seen = False
+
+
 @contextmanager
-def stopping(stop: Callable[[], Stop | None]) -> Iterator[None]:
+def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interrupts]:
     """Let the first interrupt ask the jobs to end, and only a second one end this process.
 
     Workers of joblib are killed, children and all, when the process that waits for them is
@@ -163,20 +206,22 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[None]:
     Args:
         stop: where to ask; None, that no job runs elsewhere, leaves interrupts as they are.
     """
+    interrupts = Interrupts()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        asked = stop()
-        if asked is None or asked():
+        asked, again = stop(), interrupts.seen
+        interrupts.seen = True
+        if asked is None or again:
             signal.default_int_handler(number, frame)
         asked.set()
         print("stopping: the runs save what they have; ^C again ends them at once", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interrupts
         return
     previous = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield interrupts
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)

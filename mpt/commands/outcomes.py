@@ -12,7 +12,9 @@ its file, and nothing else needs to come back.
 """
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from mpt import errors, report
 from mpt.run_folder import RunFolder
 
 SCHEMA_VERSION = 1
-SWEEP, JOBS = "sweep.json", ".jobs"
+SWEEP, JOBS, PLAN = "sweep.json", ".jobs", "plan.json"
 NOT_RUN, RUNNING = "not_run", "running"
 # A job of such a status would end so again.
 FINAL = ("completed", "stopped_early", "diverged")
@@ -62,10 +64,9 @@ class Outcome:
 def read_report(outcome: Outcome, folder: Path, code: int) -> None:
     """What the run's report says of it."""
     outcome.exit_code, outcome.status = code, STATUS.get(code, "killed" if code < 0 else "failed")
-    try:
-        content = json.loads((folder / "report.json").read_text())
-    except (OSError, ValueError):  # its configuration or input was wrong
-        return
+    content = read_json(folder / "report.json")
+    if code == errors.INVALID or not isinstance(content, dict):
+        return  # it did not run; a report there would be another run's
     outcome.status = content.get("status") or outcome.status
     best = (content.get("metrics") or {}).get("best") or {}
     outcome.monitor, outcome.best = best.get("name"), best.get("value")
@@ -85,13 +86,14 @@ def note(folder: Path, outcome: Outcome) -> None:
     write_sweep(folder)
 
 
-def write_sweep(folder: Path) -> list[Outcome]:
-    """Write sweep.json from the plan and the outcomes so far; the outcomes."""
-    plan = read_json(folder / JOBS / "plan.json") or {"jobs": []}
-    outcomes = []
-    for index, overrides in enumerate(plan["jobs"]):
-        noted = outcome_of(folder, index)
-        outcomes.append(noted or Outcome(index, overrides, str(index)))
+def write_sweep(folder: Path, outcomes: list[Outcome] | None = None) -> None:
+    """Write sweep.json from the plan and the outcomes: those so far, unless they are given."""
+    plan = read_json(folder / JOBS / PLAN) or {"jobs": []}
+    if outcomes is None:
+        outcomes = [
+            outcome_of(folder, index) or Outcome(index, overrides, str(index))
+            for index, overrides in enumerate(plan["jobs"])
+        ]
     if any(outcome.status not in ("invalid", NOT_RUN, RUNNING) for outcome in outcomes):
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -101,7 +103,14 @@ def write_sweep(folder: Path) -> list[Outcome]:
             "jobs": [asdict(outcome) for outcome in outcomes],
         }
         RunFolder(folder).write_json(SWEEP, content)
-    return outcomes
+
+
+def try_to_write(write: Callable[[], None]) -> None:
+    """`write`, or say what hinders it, such as a full disk: what is known must still be told."""
+    try:
+        write()
+    except OSError as error:
+        print(f"error: the sweep's folder cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def read_json(path: Path) -> Any:

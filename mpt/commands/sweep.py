@@ -15,6 +15,7 @@ from mpt.commands.outcomes import (
     FINAL,
     JOBS,
     NOT_RUN,
+    PLAN,
     RUNNING,
     SWEEP,
     Outcome,
@@ -23,6 +24,7 @@ from mpt.commands.outcomes import (
     read_json,
     read_report,
     table,
+    try_to_write,
     write_sweep,
 )
 from mpt.commands.sweep_task import sets, wait_while_at_work
@@ -46,7 +48,8 @@ class Sweep:
         self.stop: Stop | None = None
         self.started = False
         self._started_at = report.timestamp(time.time())
-        self._jobs: list[list[str]] = []
+        earlier = read_json(resumed / JOBS / PLAN) if resumed is not None else None
+        self._jobs: list[list[str]] = earlier["jobs"] if earlier else []
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "Sweep":
@@ -63,10 +66,13 @@ class Sweep:
 
         Raises:
             ConfigurationError: the sweep to be resumed has other jobs, or is at work.
-            Exception: whatever Hydra says of an override that no job can have.
         """
         from omegaconf import open_dict
 
+        if not jobs:
+            raise ConfigurationError(
+                "The sweep has no jobs.", where="command line", remedy="name a value, as in seed=0"
+            )
         if self.folder is None:
             self.folder = Path(str(config.hydra.sweep.dir)).resolve()
             self._take(config.hydra.runtime.choices.get("hydra/launcher"))
@@ -78,17 +84,10 @@ class Sweep:
         for index, job in enumerate(jobs, start=first_index):
             if self.resumed is not None:
                 self._check_same(index, loader, config, list(job))
-        if self.resumed is None:
-            try:
-                composed = _compose_each_word(loader, config, jobs)
-            except Exception:
-                self._leave_nothing()
-                raise
-            if self.stop is None:
-                _remember(loader, composed)
-        self._jobs[first_index:] = [list(map(str, job)) for job in jobs]
+        # A resumed sweep may have had more.
+        self._jobs[first_index : first_index + len(jobs)] = [list(map(str, job)) for job in jobs]
         content = {"command": self.command, "started_at": self._started_at, "jobs": self._jobs}
-        RunFolder(self.folder / JOBS).write_json("plan.json", content)
+        RunFolder(self.folder / JOBS).write_json(PLAN, content)
         self.started = True
 
     def _take(self, launcher: str | None) -> None:
@@ -147,21 +146,20 @@ class Sweep:
         Returns:
             0 if all jobs ended with 0, the common code if all failures agree, else 1.
         """
-        if self.folder is None:
+        folder = self.folder
+        if folder is None:
             return errors.OK
-        for index, overrides in enumerate(self._jobs):
-            noted = outcome_of(self.folder, index) or Outcome(index, overrides, str(index))
-            if noted.status in (NOT_RUN, RUNNING):
-                if patient:
-                    wait_while_at_work(self.folder / noted.folder)
-                self._find_lost(noted)
-        outcomes = write_sweep(self.folder)
-        if not (self.folder / SWEEP).exists():  # nothing ran
+        outcomes = [
+            self._settled(outcome_of(folder, index) or Outcome(index, job, str(index)), patient)
+            for index, job in enumerate(self._jobs)
+        ]
+        if all(outcome.status in ("invalid", NOT_RUN) for outcome in outcomes):
             self._leave_nothing()
         else:
+            try_to_write(lambda: write_sweep(folder, outcomes))
             for line in table(outcomes):
                 print(line)
-            print(f"sweep: {self.folder}")
+            print(f"sweep: {folder}")
         codes = {outcome.exit_code for outcome in outcomes} - {errors.OK}
         if not codes:
             return errors.OK
@@ -173,26 +171,36 @@ class Sweep:
         assert self.folder is not None
         shutil.rmtree(self.folder / JOBS, ignore_errors=True)
 
-    def _find_lost(self, outcome: Outcome) -> None:
-        """Note what became of a job whose worker ended before it could."""
+    def _settled(self, outcome: Outcome, patient: bool) -> Outcome:
+        """What became of a job, where the worker that waited for it ended before it could say."""
         assert self.folder is not None
         folder = self.folder / outcome.folder
-        if not (folder / ".hydra" / "config.yaml").exists():
-            if outcome.status == RUNNING:
-                outcome.status = NOT_RUN
-                note(self.folder, outcome)
-            return
-        if not (folder / "report.json").exists():
-            from omegaconf import OmegaConf
+        if outcome.status not in (NOT_RUN, RUNNING):
+            return outcome
+        if patient:
+            wait_while_at_work(folder)
+        code = None
+        if (folder / "report.json").exists():
+            code = int((read_json(folder / "report.json") or {}).get("exit_code", errors.FAILED))
+            code = code if code <= 128 or code == errors.INTERRUPTED else 128 - code
+        elif (folder / ".hydra" / "config.yaml").exists():
+            code = -signal.SIGKILL
+            try_to_write(lambda: self._bury(folder))
+        if code is None:
+            outcome.status = NOT_RUN
+        else:
+            read_report(outcome, folder, code)
+        try_to_write(lambda: note(Path(str(self.folder)), outcome))
+        return outcome
 
-            config = to_config(OmegaConf.load(folder / ".hydra" / "config.yaml"))
-            started = folder.stat().st_ctime
-            postmortem.write(
-                folder, config, command=self.command, exit_code=-signal.SIGKILL, started=started
-            )
-        content = read_json(folder / "report.json") or {}
-        read_report(outcome, folder, int(content.get("exit_code", errors.FAILED)))
-        note(self.folder, outcome)
+    def _bury(self, folder: Path) -> None:
+        from omegaconf import OmegaConf
+
+        config = to_config(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+        started = folder.stat().st_ctime
+        postmortem.write(
+            folder, config, command=self.command, exit_code=-signal.SIGKILL, started=started
+        )
 
 
 def _without_hydra(composed: Any) -> Any:
@@ -202,36 +210,6 @@ def _without_hydra(composed: Any) -> Any:
         composed.run_dir = "."
         del composed["hydra"]
     return composed
-
-
-def _compose_each_word(
-    loader: Any, config: Any, jobs: Sequence[Sequence[str]]
-) -> dict[tuple[str, ...], Any]:
-    """Compose jobs until every override was in one: a typo must show before anything has run.
-
-    All combinations would take a quarter of a second each.
-
-    Returns:
-        What was composed, by the job's overrides.
-    """
-    seen: set[str] = set()
-    composed = {}
-    for job in jobs:
-        if not seen.issuperset(job):
-            composed[tuple(job)] = loader.load_sweep_config(config, list(job))
-            seen.update(job)
-    return composed
-
-
-def _remember(loader: Any, composed: dict[tuple[str, ...], Any]) -> None:
-    """Have `loader` hand out, once, what was composed before, instead of composing it again."""
-    compose = loader.load_sweep_config
-
-    def remembered(master: Any, overrides: list[str]) -> Any:
-        found = composed.pop(tuple(overrides), None)
-        return compose(master, overrides) if found is None else found
-
-    loader.load_sweep_config = remembered
 
 
 def take_resume(overrides: list[str]) -> tuple[list[str], Path | None]:
@@ -250,15 +228,13 @@ def take_resume(overrides: list[str]) -> tuple[list[str], Path | None]:
     try:
         value = OverridesParser.create().parse_override(named[-1]).value() if named else None
     except Exception as error:
-        raise ConfigurationError(
-            "This path has characters that must be quoted.",
-            where=named[-1],
-            remedy="write \"resume='PATH'\"",
-        ) from error
+        raise _to_be_quoted(named[-1]) from error
     if value is None:
         return kept, None
     folder = Path(str(value))
-    if not (folder / SWEEP).is_file():
+    if not isinstance(value, str):
+        raise _to_be_quoted(named[-1])
+    if not (folder / SWEEP).is_file() and not (folder / JOBS / PLAN).is_file():
         raise ConfigurationError(
             "There is no sweep to resume: no sweep.json in this folder.",
             where=f"resume={folder}",
@@ -271,3 +247,11 @@ def take_resume(overrides: list[str]) -> tuple[list[str], Path | None]:
             remedy="leave hydra.sweep.dir out",
         )
     return [*kept, composition.assign("hydra.sweep.dir", folder.resolve())], folder
+
+
+def _to_be_quoted(override: str) -> ConfigurationError:
+    return ConfigurationError(
+        "This path has characters that must be quoted.",
+        where=override,
+        remedy="write \"resume='PATH'\"",
+    )

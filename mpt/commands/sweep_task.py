@@ -13,7 +13,16 @@ from mpt import composition, errors, isolation, postmortem
 from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
-from mpt.commands.outcomes import FINAL, JOBS, RUNNING, Outcome, note, outcome_of, read_report
+from mpt.commands.outcomes import (
+    FINAL,
+    JOBS,
+    RUNNING,
+    Outcome,
+    note,
+    outcome_of,
+    read_report,
+    try_to_write,
+)
 from mpt.concurrency import own_gpu
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
@@ -78,12 +87,15 @@ class SweepTask:
             _remove_if_empty(run_dir)
             return None
         self._say(f"job {index}: {' '.join(varied)}")
-        note(folder, outcome)
         try:
+            note(folder, outcome)
             self._run(config, run_dir, outcome, stop)
+        except OSError as error:  # such as a full disk
+            print(f"error: job {index} left no report: {error.strerror}", file=sys.stderr)
+            outcome.exit_code, outcome.status = errors.FAILED, "failed"
         finally:
             _remove_if_empty(run_dir)
-            note(folder, outcome)
+            try_to_write(lambda: note(folder, outcome))
         return _objective(outcome)
 
     def _run(self, config: Any, run_dir: Path, outcome: Outcome, stop: Stop | None) -> None:

@@ -57,30 +57,39 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
             refusals.append(error)
         return None
 
-    try:
-        with planned(sweep.plan), stopping(lambda: sweep.stop):
-            code = composition.drive(task.flags, task.overrides, job)
-    except KeyboardInterrupt:
-        sweep.close(patient=False)
+    with stopping(lambda: sweep.stop) as interrupts:
+        try:
+            with planned(sweep.plan):
+                code = composition.drive(task.flags, task.overrides, job)
+        except KeyboardInterrupt:
+            interrupts.seen = True
+        except Exception as error:
+            if not interrupts.seen:
+                return _failed(sweep, error)
+        outcome = sweep.close(patient=not interrupts.seen)
         composition.prune()
+    if interrupts.seen:
         return errors.INTERRUPTED
-    except Exception as error:
-        if not sweep.started or isinstance(error, ConfigurationError):
-            raise
-        # Such as joblib's, when a worker of its own was killed: the other jobs' results stand.
-        what = "the launcher failed" if isinstance(error, LauncherError) else type(error).__name__
-        print(f"error: {what}: {error}", file=sys.stderr)
-        sweep.give_up()
-        composition.prune()
-        return errors.FAILED
-    stopped = sweep.stop is not None and sweep.stop()
-    outcome = sweep.close()
-    composition.prune()
     if refusals:
         raise refusals[0]
     if sweep.started:
-        return errors.INTERRUPTED if stopped else outcome
+        return outcome
     return codes[0] if codes else code
+
+
+def _failed(sweep: Sweep, error: Exception) -> int:
+    """End a sweep that could not go on: what its jobs came to stands."""
+    if not sweep.started:
+        raise error
+    if isinstance(error, ConfigurationError):  # in a later batch of an adaptive sweeper
+        sweep.close()
+        raise error
+    # Such as joblib's, when a worker of its own was killed.
+    what = "the launcher failed" if isinstance(error, LauncherError) else type(error).__name__
+    print(f"error: {what}: {error}", file=sys.stderr)
+    sweep.give_up()
+    composition.prune()
+    return errors.FAILED
 
 
 def _is_sweep() -> bool:

@@ -172,6 +172,53 @@ class TestSweep:
         assert report.read(file.parent / "1").reason.message == "Not even a batch of 1 fits."
         assert result.code == 4
 
+    def test_a_job_that_finds_another_s_run_in_its_folder_did_not_complete(
+        self, mpt, codes, tmp_path
+    ):
+        codes += [0, 2]
+        assert mpt("train", "-m", "seed=0,1", "hydra.sweep.subdir=x").code == 2
+        jobs = content_of(tmp_path)[1]["jobs"]
+        assert [(job["status"], job["best"]) for job in jobs] == [
+            ("completed", 0.9),
+            ("invalid", None),
+        ]
+
+    def test_a_sweep_of_no_jobs_is_an_error(self, mpt, codes, tmp_path):
+        result = mpt("train", "-m", "seed=range(0)")
+        assert result.code == 2
+        assert "no jobs" in result.err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_typo_in_a_later_batch_leaves_what_is_done(self, mpt, codes, tmp_path):
+        codes += [0, 0]
+        result = mpt("train", "-m", "seed=0,1,x", "hydra.sweeper.max_batch_size=1")
+        assert result.code == 2
+        file, content = content_of(tmp_path)
+        assert [job["status"] for job in content["jobs"]] == ["completed"] * 2
+        assert (file.parent / ".jobs" / "1.json").exists()
+        assert result.out.splitlines()[-1] == f"sweep: {file.parent}"
+
+    @pytest.mark.parametrize("lost", ["1/report.json", ".jobs/1.json"])
+    def test_a_full_disk_is_said_and_the_table_shown(self, mpt, codes, monkeypatch, lost):
+        from mpt.run_folder import RunFolder
+
+        write = RunFolder.write_text
+
+        def full(self, name, text):
+            if f"{self.path.name}/{name}" == lost:
+                raise OSError(28, "No space left on device")
+            return write(self, name, text)
+
+        monkeypatch.setattr(RunFolder, "write_text", full)
+        codes += [0, -9, 0] if lost == "1/report.json" else [0, 0]
+        result = sweep(mpt)
+        assert result.code == 1
+        assert "No space left on device" in result.err
+        status = "failed" if lost == "1/report.json" else "not"
+        rows = [line.split()[2] for line in result.out.splitlines()[1:4]]
+        assert rows == ["completed", status, "completed"]
+        assert "Traceback" not in result.err
+
 
 class TestResume:
     def resume(self, mpt, tmp_path, *words):
@@ -258,6 +305,23 @@ class TestResume:
         assert (result.code, codes) == (0, [])
         assert report.read(folder / "job_seed=1").status == "completed"
 
+    def test_a_sweep_killed_in_its_first_job_is_resumed_too(self, mpt, codes, tmp_path):
+        codes += [0, 0, 0]
+        sweep(mpt)
+        file, _ = content_of(tmp_path)
+        file.unlink()
+        for index in (0, 1, 2):
+            (file.parent / ".jobs" / f"{index}.json").unlink()
+        codes += [0, 0, 0]
+        result = mpt("train", "-m", "seed=0,1,2", f"resume={file.parent}")
+        assert (result.code, codes) == (0, [])
+
+    def test_a_narrower_sweep_keeps_the_others(self, mpt, codes, tmp_path):
+        codes += [0, 0, 0]
+        sweep(mpt)
+        assert self.resume(mpt, tmp_path, "seed=0").code == 0
+        assert self.statuses(tmp_path) == ["completed"] * 3
+
     def test_a_sweep_at_work_is_not_resumed(self, mpt, codes, tmp_path):
         import fcntl
 
@@ -276,6 +340,7 @@ class TestResume:
             (["train", "-m", "seed=0,1", "resume=absent"], "no sweep.json"),
             (["train", "resume=absent"], "no sweep.json"),
             (["train", "-m", "seed=0,1", "resume=[x"], "resume=[x"),
+            (["train", "-m", "seed=0,1", "resume=com,ma"], "resume=com,ma"),
             (["inspect", "resume=absent"], "command line of mpt train"),
         ],
     )

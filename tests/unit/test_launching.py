@@ -84,7 +84,7 @@ def launch(monkeypatch):
         monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_: inner)
         choices = {"hydra/launcher": name}
         config = SimpleNamespace(hydra=SimpleNamespace(runtime=SimpleNamespace(choices=choices)))
-        context = SimpleNamespace(config_loader=None)
+        context = SimpleNamespace(config_loader=SimpleNamespace(load_sweep_config=None))
         with launching.planned(plan):
             launcher = Plugins.instantiate_launcher(Plugins, context, None, config)
         return launcher.launch([["seed=0"]], initial_job_idx=0)
@@ -132,6 +132,26 @@ class TestPlanned:
             assert launch("basic", works) == ("interrupted\nended\n", ["here", "here"])
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_joblib_s_workers_start_with_interrupts_blocked(self):
+        pytest.importorskip("joblib", reason="the extra is absent")
+        code = (
+            "from joblib import Parallel, delayed\n"
+            "from mpt import launching\n"
+            "def masks():\n"
+            "    import re\n"
+            "    text = open('/proc/self/status').read()\n"
+            "    return re.search(r'SigBlk:\\s*(\\w+)', text).group(1)\n"
+            "with launching._interrupts_kept_from_workers():\n"
+            "    print(*Parallel(n_jobs=2, backend='loky')(delayed(masks)() for _ in range(2)))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        )
+        masks = [int(mask, 16) for mask in done.stdout.split()]
+        assert len(masks) == 2
+        assert all(mask >> (signal.SIGINT - 1) & 1 for mask in masks)
 
     def test_a_lost_job_of_submitit_s_is_a_result(self, launch, capsys):
         core = pytest.importorskip("submitit.core.core")
@@ -185,3 +205,41 @@ def test_a_time_limit_lets_the_child_save():
             assert time.monotonic() - started < 20
     finally:
         signal.signal(signal.SIGUSR2, previous)
+
+
+def test_what_was_composed_for_a_check_is_handed_to_the_launcher():
+    composed = []
+
+    def compose(master_config, sweep_overrides):
+        composed.append(tuple(sweep_overrides))
+        return {"overrides": list(sweep_overrides)}
+
+    loader = SimpleNamespace(load_sweep_config=compose)
+    launching._compose_once(loader)
+    jobs = [["seed=0"], ["seed=1"]]
+    for job in jobs:
+        loader.load_sweep_config(master_config=None, sweep_overrides=job)
+    assert [loader.load_sweep_config(None, job)["overrides"] for job in jobs] == jobs
+    assert composed == [("seed=0",), ("seed=1",)]
+    loader.load_sweep_config(None, ["seed=0"])
+    assert len(composed) == 3
+
+
+def test_an_interrupt_is_remembered_whatever_a_library_makes_of_it():
+    with launching.stopping(lambda: None) as interrupts:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            pass
+    assert interrupts.seen
+
+
+def test_a_second_interrupt_is_not_held_back(tmp_path):
+    stop = launching.Stop(tmp_path / "stop")
+    with launching.stopping(lambda: stop):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
