@@ -49,7 +49,7 @@ def compare(
     """
     for flag, value in (("--margin", margin), ("--target", target)):
         if value is not None and not math.isfinite(value):
-            raise ConfigurationError("A finite number is needed", where=flag, value=str(value))
+            raise ConfigurationError(f"{value} is no finite number", where=flag, value=str(value))
     demands = parse(require)
     selector = baselines.parse(baseline)
     found = collect(paths)

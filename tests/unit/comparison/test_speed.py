@@ -51,6 +51,7 @@ def test_the_same_policy_twice_is_not_faster(seeds: int) -> None:
 def test_a_slow_down_of_a_tenth_is_seen() -> None:
     counted = outcomes(0.9)
     assert counted["faster"] == 0
+    assert counted["same"] == 0
     assert counted["slower"] >= 0.6 * DRAWS  # a slow run in twenty spoils some
     assert outcomes(1.8)["faster"] >= 0.97 * DRAWS
 
