@@ -47,9 +47,7 @@ def compare(
     Raises:
         ConfigurationError: an argument is wrong, or there is no run that can be read.
     """
-    for flag, value in (("--margin", margin), ("--target", target)):
-        if value is not None and not math.isfinite(value):
-            raise ConfigurationError(f"{value} is no finite number", where=flag, value=str(value))
+    _check_finite({"--margin": margin, "--target": target})
     demands = parse(require)
     selector = baselines.parse(baseline)
     found = collect(paths)
@@ -58,10 +56,8 @@ def compare(
     assigned = baselines.assign(groups, full, selector)
     tag = _metric(found.runs, metric)
     higher = None if tag is None else parity.direction(tag, _mode(found.runs, tag))
-    notes = [problem for run in found.runs if (problem := read_curves(run, tag))]
-    notes += [note for group in groups for note in mixed(group)]
-    if metric is None:
-        notes += _other_metrics(found.runs, tag)
+    notes = _notes(found.runs, groups, tag)
+    notes += _other_metrics(found.runs, tag) if metric is None else []
     result = Comparison(
         groups=[each for each, _ in assigned] + [g for _, others in assigned for g in others],
         pairings=[],
@@ -88,6 +84,18 @@ def compare(
     _note_target(result, [each for each, _ in assigned], target)
     result.requirements = check(demands, result)
     return result
+
+
+def _check_finite(flags: dict[str, float | None]) -> None:
+    for flag, value in flags.items():
+        if value is not None and not math.isfinite(value):
+            raise ConfigurationError(f"{value} is no finite number", where=flag, value=str(value))
+
+
+def _notes(runs: Sequence[Run], groups: list[Group], tag: str | None) -> list[str]:
+    """What holds of runs and groups by themselves. Reads the runs' curves."""
+    notes = [problem for run in runs if (problem := read_curves(run, tag))]
+    return notes + [note for group in groups for note in mixed(group)]
 
 
 def _describe(
