@@ -56,8 +56,7 @@ def compare(
     assigned = baselines.assign(groups, full, selector)
     tag = _metric(found.runs, metric)
     higher = None if tag is None else parity.direction(tag, _mode(found.runs, tag))
-    notes = _notes(found.runs, groups, tag)
-    notes += _other_metrics(found.runs, tag) if metric is None else []
+    notes = _notes(found.runs, groups, tag, metric)
     result = Comparison(
         groups=[each for each, _ in assigned] + [g for _, others in assigned for g in others],
         pairings=[],
@@ -92,10 +91,13 @@ def _check_finite(flags: dict[str, float | None]) -> None:
             raise ConfigurationError(f"{value} is no finite number", where=flag, value=str(value))
 
 
-def _notes(runs: Sequence[Run], groups: list[Group], tag: str | None) -> list[str]:
+def _notes(
+    runs: Sequence[Run], groups: list[Group], tag: str | None, asked: str | None
+) -> list[str]:
     """What holds of runs and groups by themselves. Reads the runs' curves."""
     notes = [problem for run in runs if (problem := read_curves(run, tag))]
-    return notes + [note for group in groups for note in mixed(group)]
+    notes += [note for group in groups for note in mixed(group)]
+    return notes + (_other_metrics(runs, tag) if asked is None else [])
 
 
 def _describe(
