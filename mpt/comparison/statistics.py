@@ -95,16 +95,19 @@ def difference(
 ) -> Difference | None:
     """Two groups of (seed, value): paired by seed where seeds agree, else Welch's.
 
-    Seeds agree where there are two pairs, and at least half as many as either side has values: few
-    pairs of many runs would leave most of what was measured unsaid. A seed that ran several times
-    is one pair, by its mean. None where a side is empty.
+    Seeds agree where there are two pairs, and at least half as many as either side has values, or
+    five that are all seeds of one side: few pairs of many runs would leave most of what was
+    measured unsaid. A seed that ran several times is one pair, by its mean. None where a side is
+    empty.
     """
     if not values or not baseline:
         return None
     ours, theirs = dict(once_a_seed(values)), dict(once_a_seed(baseline))
     common = sorted(ours.keys() & theirs.keys())
     most = max(len(values), len(baseline))
-    if (len(common) > 1 and 2 * len(common) >= most) or (common and most == 1):
+    enough = len(common) > 1 and 2 * len(common) >= most
+    covered = len(common) >= 5 and len(common) == min(len(ours), len(theirs))
+    if enough or covered or (common and most == 1):
         left_out = sum(seed not in common for seed, _ in (*values, *baseline))
         return paired([_minus(ours[seed], theirs[seed]) for seed in common], left_out)
     return welch([value for _, value in values], [value for _, value in baseline])

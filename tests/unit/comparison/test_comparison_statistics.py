@@ -117,3 +117,15 @@ def test_values_too_large_to_add_are_no_error(values: list[Any], baseline: list[
 
 def test_the_mean_of_large_values_is_their_mean() -> None:
     assert paired([1.2e308, 1.6e308]).estimate == pytest.approx(1.4e308)
+
+
+def test_five_seeds_that_are_all_of_one_side_are_pairs_however_many_the_other_has() -> None:
+    many = [(seed, 10.0 * seed) for seed in range(12)]
+    few = [(seed, 10.0 * seed + 1) for seed in range(5)]
+    found = difference(few, many)
+    assert found is not None
+    assert found.estimate == 1
+    assert found.interval().count == 5
+    four = difference(few[:4], many)
+    assert four is not None
+    assert four.estimate == pytest.approx(16 - 55)
