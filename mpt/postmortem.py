@@ -54,7 +54,9 @@ def write(
     oom_suspected: bool = False,
     message: str | None = None,
 ) -> None:
-    """Write the report of the run in `folder`, from what it left there.
+    """Write the report of the run in `folder`, from what it left there, where it has none.
+
+    Nothing is written for a run that trained, or never began: its input was wrong.
 
     Args:
         exit_code: of its process; negative where a signal ended it.
@@ -62,6 +64,9 @@ def write(
         oom_suspected: the kernel killed a process for want of memory while the run was going on.
         message: what is known of the cause besides.
     """
+    if exit_code in (errors.OK, errors.INVALID) or (folder / REPORT).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     content = RunReport(
         run_id=folder.name,
         name=config.name,

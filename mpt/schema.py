@@ -19,6 +19,14 @@ POLICIES = (
     "float64",
 )
 HALF = ("float16", "bfloat16")
+# Group of the configuration -> the key that names its choice.
+MAIN_KEYS = {
+    "model": "model.name",
+    "dataset": "dataset.name",
+    "precision": "precision.policy",
+    "optimizer": "optimizer.name",
+    "loss_scale": "loss_scale.mode",
+}
 LAYER_POLICIES = tuple(name for name in POLICIES if name not in ("auto", "tf32"))
 LOSS_SCALE_MODES = ("auto", "dynamic", "fixed", "none")
 

@@ -135,19 +135,16 @@ class SweepTask:
                 raise
         finally:
             code = errors.INTERRUPTED if outcome.exit_code is None else outcome.exit_code
-            folder = Path(job.run_dir)
-            if code not in (errors.OK, errors.INVALID) and not (folder / "report.json").exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                postmortem.write(
-                    folder,
-                    to_config(job.config),
-                    command=job.command,
-                    exit_code=code,
-                    started=started,
-                    oom_suspected=oom(),
-                    message=said,
-                )
-            read_report(outcome, folder, code)
+            postmortem.write(
+                Path(job.run_dir),
+                to_config(job.config),
+                command=job.command,
+                exit_code=code,
+                started=started,
+                oom_suspected=oom(),
+                message=said,
+            )
+            read_report(outcome, Path(job.run_dir), code)
 
     def _say(self, text: str) -> None:
         if self.options.verbosity >= 0:

@@ -15,7 +15,6 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.isolation import Job, execute, spawn
 from mpt.launching import planned, stopping
-from mpt.run_folder import REPORT
 
 
 def main(argv: list[str], options: Options) -> int:
@@ -128,15 +127,9 @@ def _in_child(job: Job) -> int:
     """Run `job` in a process of its own, whose memory can run out without ending this one."""
     started, folder = time.time(), Path(job.run_dir)
     code = spawn(job)
-    unreported = folder.is_dir() and not (folder / REPORT).exists()
-    if unreported and code not in (errors.OK, errors.INVALID):
-        postmortem.write(
-            folder,
-            to_config(job.config),
-            command=job.command,
-            exit_code=code,
-            started=started,
-        )
+    if folder.is_dir():
+        config = to_config(job.config)
+        postmortem.write(folder, config, command=job.command, exit_code=code, started=started)
     return code
 
 

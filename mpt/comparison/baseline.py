@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from mpt.comparison.groups import Full, fingerprint, width
 from mpt.comparison.result import Group
-from mpt.comparison.settings import MAIN, section
+from mpt.comparison.settings import section
 from mpt.errors import ConfigurationError
+from mpt.schema import MAIN_KEYS
 
 ABSENT = "null"
 
@@ -45,14 +46,14 @@ def parse(given: str | None) -> Selector:
                 allowed=["KEY=VALUE[,KEY=VALUE]"],
                 remedy="for instance --baseline precision=float32",
             )
-        if MAIN.get(key, key) in wanted:
+        if MAIN_KEYS.get(key, key) in wanted:
             raise ConfigurationError(
                 f"It names {key} twice, and a group has one",
                 where="--baseline",
                 allowed=["KEY=VALUE[,KEY=VALUE]"],
             )
-        wanted[MAIN.get(key, key)] = value
-    compared = {section(key) if key in MAIN.values() else key for key in wanted}
+        wanted[MAIN_KEYS.get(key, key)] = value
+    compared = {section(key) if key in MAIN_KEYS.values() else key for key in wanted}
     return Selector(wanted, frozenset(compared))
 
 
@@ -129,13 +130,13 @@ def _is_wanted(group: Group, full: Full, selector: Selector) -> bool:
 def _values(group: Group, full: Full, key: str) -> list[str]:
     """What a group may be called by; its policy as it was asked for and as it was used."""
     values = [full[group.key].get(key, ABSENT)]
-    if key == MAIN["precision"] and group.policy not in values:
+    if key == MAIN_KEYS["precision"] and group.policy not in values:
         values.append(group.policy)
     return values
 
 
 def _refuse(groups: Sequence[Group], full: Full, selector: Selector) -> None:
-    short = {main: name for name, main in MAIN.items()}
+    short = {main: name for name, main in MAIN_KEYS.items()}
     for key, value in selector.wanted.items():
         there = sorted({each for group in groups for each in _values(group, full, key)})
         if value in there:

@@ -16,10 +16,11 @@ from mpt.comparison.machines import mark_shared
 from mpt.comparison.pairing import compare_metric, mixed, pair
 from mpt.comparison.require import check, parse
 from mpt.comparison.result import Comparison, Group, Run
-from mpt.comparison.settings import MAIN, text
+from mpt.comparison.settings import text
 from mpt.comparison.verdict import verdict
 from mpt.comparison.why import why_not_faster
 from mpt.errors import ConfigurationError
+from mpt.schema import MAIN_KEYS
 
 MARGIN = 0.5
 
@@ -182,10 +183,10 @@ def _scope(reference: Group, references: list[Group], selector: baselines.Select
 def _shortest(said: list[tuple[str, Any]]) -> str:
     """Of a section whose choice has a name, the name: "model=cnn"."""
     words = []
-    named = {key.split(".")[0] for key, _ in said if key in MAIN.values()}
+    named = {key.split(".")[0] for key, _ in said if key in MAIN_KEYS.values()}
     for key, value in said:
         name = key.split(".")[0]
-        if MAIN.get(name) == key:
+        if MAIN_KEYS.get(name) == key:
             words.append(f"{name}={text(value)}")
         elif name not in named:
             words.append(f"{key}={text(value)}")

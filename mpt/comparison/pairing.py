@@ -6,7 +6,8 @@ from mpt.comparison import parity, speed
 from mpt.comparison.baseline import ABSENT, Selector, differences
 from mpt.comparison.groups import Full, batch_text, fingerprint, other_data, succeeded
 from mpt.comparison.result import Group, Pairing, Run, Spread
-from mpt.comparison.settings import MAIN, section
+from mpt.comparison.settings import section
+from mpt.schema import MAIN_KEYS
 
 SURROUNDINGS = {
     "TensorFlow": "tensorflow",
@@ -77,8 +78,8 @@ def _ratio(ours: Spread | None, theirs: Spread | None) -> float | None:
 
 def _named(keys: list[str]) -> list[str]:
     """The keys; of a section whose choice differs, that alone: its settings are others anyway."""
-    named = {section(key) for key in keys if key in MAIN.values()}
-    return [key for key in keys if section(key) not in named or key in MAIN.values()]
+    named = {section(key) for key in keys if key in MAIN_KEYS.values()}
+    return [key for key in keys if section(key) not in named or key in MAIN_KEYS.values()]
 
 
 def _compares(group: Group, baseline: Group, full: Full, selector: Selector) -> bool:

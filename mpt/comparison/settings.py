@@ -4,16 +4,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mpt.schema import MAIN_KEYS
+
 # They name a run, or say where it came from; none changes what it computes.
 IGNORED = ("seed", "name", "run_dir", "resume", "recipe", "published")
-# Group of the configuration -> the key that names its choice.
-MAIN = {
-    "model": "model.name",
-    "dataset": "dataset.name",
-    "precision": "precision.policy",
-    "optimizer": "optimizer.name",
-    "loss_scale": "loss_scale.mode",
-}
 # Sections whose main key is told by its value alone: "cnn mixed_float16".
 _BARE = ("model", "dataset", "precision", "optimizer")
 # In a label the first are said first; precision last, as what is mostly compared.
@@ -103,7 +97,7 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _section_texts(name: str, keys: list[str], all_settings: Sequence[Settings]) -> list[str]:
     """Of each of the settings, the words that tell this section's values apart."""
-    main = MAIN.get(name)
+    main = MAIN_KEYS.get(name)
     rest = sorted(
         (k for k in keys if k != main),
         key=lambda k: (-len({text(s.get(k)) for s in all_settings}), k),

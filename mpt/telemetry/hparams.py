@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from mpt.report import RunReport
+from mpt.schema import MAIN_KEYS
 from mpt.telemetry.tensorboard import Board, as_text
 
 MIB = 2**20
@@ -29,14 +30,6 @@ DEVICE_MEMORY = "report/device_peak_mib"
 HOST_MEMORY = "report/host_rss_peak_mib"
 # What names the run and its files, or says what is written: nothing that training depends on.
 LEFT_OUT = ("name", "run_dir", "resume", "recipe", "published", "telemetry")
-# What the choice of a group sets, by which runs of that group are told apart.
-NAMED_BY = {
-    "model": "model.name",
-    "dataset": "dataset.name",
-    "optimizer": "optimizer.name",
-    "precision": "precision.policy",
-    "loss_scale": "loss_scale.mode",
-}
 
 Value = bool | float | str
 
@@ -126,7 +119,7 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, V
 def _given(overrides: str) -> set[str]:
     """Settings that the command line names."""
     keys = {str(word).lstrip("+~").partition("=")[0] for word in yaml.safe_load(overrides) or ()}
-    return {NAMED_BY.get(key.partition("@")[0], key) for key in keys}
+    return {MAIN_KEYS.get(key.partition("@")[0], key) for key in keys}
 
 
 def _column(name: str, value: Value, given: bool) -> api_pb2.HParamInfo:
