@@ -95,7 +95,7 @@ def test_the_verdict_is_what_is_seen_first(browser: Callable[..., Any], folder: 
         "return ['h1', 'h2', 'p'].map(name =>"
         " parseFloat(getComputedStyle(document.querySelector('main ' + name)).fontSize))"
     )
-    assert sizes[0] > 1.5 * sizes[1]
+    assert sizes[0] > 1.3 * sizes[1]
     met = page.find_elements("css selector", '[data-table="requirements"] tbody tr')
     assert ["NOT MET" in row.text for row in met] == [False, False, True, True]
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging.config  # noqa: F401, patched by name
 import os
 import signal
 import subprocess
@@ -153,7 +154,9 @@ class TestPlanned:
         assert len(masks) == 2
         assert all(mask >> (signal.SIGINT - 1) & 1 for mask in masks)
 
-    def test_a_lost_job_of_submitit_s_is_a_result(self, launch, capsys):
+    def test_a_lost_job_of_submitit_s_is_a_result(self, launch, capsys, monkeypatch):
+        # On import it closes logging's handlers; one of TensorFlow's then closes pytest's file.
+        monkeypatch.setattr("logging.config._clearExistingHandlers", lambda: None)
         core = pytest.importorskip("submitit.core.core")
 
         class Job(core.Job):

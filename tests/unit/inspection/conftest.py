@@ -101,6 +101,7 @@ def inspected() -> Callable[..., Subject]:
             compute_dtype=keras.DTypePolicy(policy).compute_dtype,
             table=precision.table(model),
             total_steps=10,
+            batch_size=4,
             best=None,
             callbacks=[],
             warnings=[],
