@@ -97,7 +97,8 @@ def test_the_verdict_is_what_is_seen_first(browser: Callable[..., Any], folder: 
     )
     assert sizes[0] > 1.3 * sizes[1]
     met = page.find_elements("css selector", '[data-table="requirements"] tbody tr')
-    assert ["NOT MET" in row.text for row in met] == [False, True, True, True]  # a failed run rules out its group
+    # A failed run rules out its group.
+    assert ["NOT MET" in row.text for row in met] == [False, True, True, True]
 
 
 def test_the_values_of_a_run_are_those_of_its_report(
