@@ -44,7 +44,7 @@ def test_the_sweep_holds_every_arm_with_three_seeds(
 ) -> None:
     jobs = []
 
-    def spawn(job: Any) -> int:
+    def spawn(job: Any, **_: Any) -> int:
         config = job.config
         scale = config["loss_scale"]
         jobs.append((config["seed"], config["precision"]["policy"], scale["mode"]))
