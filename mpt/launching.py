@@ -42,7 +42,7 @@ def planned(plan: Plan) -> Iterator[None]:
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
             plan(self._config, self._loader, job_overrides, initial_job_idx)
-            name = _name(self._config)
+            name = launcher_of(self._config.hydra)
             if name == "basic":
                 return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
             with _interrupts_kept_from_workers(), SETTINGS.get(name, nullcontext)(self._launcher):
@@ -56,7 +56,7 @@ def planned(plan: Plan) -> Iterator[None]:
 
     def wrapped(self: Any, hydra_context: Any, task_function: Any, config: Any) -> Launcher:
         launcher = instantiate(self, hydra_context, task_function, config)
-        if _name(config) == "basic":
+        if launcher_of(config.hydra) == "basic":
             _compose_once(hydra_context.config_loader)
         return Planned(launcher, config, hydra_context)
 
@@ -67,8 +67,9 @@ def planned(plan: Plan) -> Iterator[None]:
         Plugins.instantiate_launcher = instantiate
 
 
-def _name(config: Any) -> str:
-    return str(config.hydra.runtime.choices.get("hydra/launcher") or "basic")
+def launcher_of(hydra: Any) -> str:
+    """The launcher's name in Hydra's own configuration; `basic` runs jobs in this process."""
+    return str(hydra.runtime.choices.get("hydra/launcher") or "basic")
 
 
 def _compose_once(loader: Any) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt import errors, report
-from mpt.run_folder import RunFolder
+from mpt.run_folder import REPORT, RunFolder
 
 SCHEMA_VERSION = 1
 SWEEP, JOBS, PLAN = "sweep.json", ".jobs", "plan.json"
@@ -64,7 +64,7 @@ class Outcome:
 def read_report(outcome: Outcome, folder: Path, code: int) -> None:
     """What the run's report says of it."""
     outcome.exit_code, outcome.status = code, STATUS.get(code, "killed" if code < 0 else "failed")
-    content = read_json(folder / "report.json")
+    content = read_json(folder / REPORT)
     if code == errors.INVALID or not isinstance(content, dict):
         return  # it did not run; a report there would be another run's
     outcome.status = content.get("status") or outcome.status

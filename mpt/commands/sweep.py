@@ -30,8 +30,8 @@ from mpt.commands.outcomes import (
 from mpt.commands.sweep_task import sets, wait_while_at_work
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
-from mpt.launching import Stop
-from mpt.run_folder import RunFolder
+from mpt.launching import Stop, launcher_of
+from mpt.run_folder import REPORT, RunFolder
 
 
 class Sweep:
@@ -75,7 +75,7 @@ class Sweep:
             )
         if self.folder is None:
             self.folder = Path(str(config.hydra.sweep.dir)).resolve()
-            self._take(config.hydra.runtime.choices.get("hydra/launcher"))
+            self._take(launcher_of(config.hydra))
             # For workers, which compose anew: their time and their folder are others.
             fixed = composition.assign("hydra.sweep.dir", self.folder)
             with open_dict(config):
@@ -90,7 +90,7 @@ class Sweep:
         RunFolder(self.folder / JOBS).write_json(PLAN, content)
         self.started = True
 
-    def _take(self, launcher: str | None) -> None:
+    def _take(self, launcher: str) -> None:
         """Lock the sweep's folder; a second process must not run its jobs too."""
         assert self.folder is not None
         if self.resumed is None and (self.folder / SWEEP).exists():
@@ -110,13 +110,13 @@ class Sweep:
             ) from error
         stop = Stop(jobs / "stop")
         stop.path.unlink(missing_ok=True)
-        self.stop = None if launcher in (None, "basic") else stop
+        self.stop = None if launcher == "basic" else stop
 
     def _check_same(self, index: int, loader: Any, config: Any, overrides: list[str]) -> None:
         """Whether the earlier sweep's job of this number is this one."""
         assert self.folder is not None
         noted = outcome_of(self.folder, index)
-        content = read_json(self.folder / noted.folder / "report.json") if noted else None
+        content = read_json(self.folder / noted.folder / REPORT) if noted else None
         if noted is None or noted.status not in FINAL or not isinstance(content, dict):
             return
         composed = loader.load_sweep_config(config, overrides)
@@ -180,8 +180,8 @@ class Sweep:
         if patient:
             wait_while_at_work(folder)
         code = None
-        if (folder / "report.json").exists():
-            code = int((read_json(folder / "report.json") or {}).get("exit_code", errors.FAILED))
+        if (folder / REPORT).exists():
+            code = int((read_json(folder / REPORT) or {}).get("exit_code", errors.FAILED))
             code = code if code <= 128 or code == errors.INTERRUPTED else 128 - code
         elif (folder / ".hydra" / "config.yaml").exists():
             code = -signal.SIGKILL

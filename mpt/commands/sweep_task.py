@@ -27,7 +27,8 @@ from mpt.concurrency import own_gpu
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job, spawn
-from mpt.launching import Stop, leave_interrupts_to_the_sweep
+from mpt.launching import Stop, launcher_of, leave_interrupts_to_the_sweep
+from mpt.run_folder import REPORT
 
 _AT_WORK = threading.Lock()  # held while a worker has a job
 
@@ -71,10 +72,9 @@ class SweepTask:
             return self._do(config, elsewhere=True)
 
     def _do(self, config: Any, *, elsewhere: bool) -> float | None:
-        folder, run_dir, varied, index = _place()
-        # joblib with n_jobs=1 starts no worker.
-        basic = _launcher() in (None, "basic")
-        stop = None if basic else Stop(folder / JOBS / "stop")
+        folder, run_dir, varied, index, launcher = _place()
+        # Not `elsewhere`: joblib with n_jobs=1 starts no worker.
+        stop = None if launcher == "basic" else Stop(folder / JOBS / "stop")
         outcome = Outcome(index, varied, os.path.relpath(run_dir, folder), status=RUNNING)
         if elsewhere:
             # It may be its second run: Ray lost its worker, or Slurm had it make room.
@@ -166,8 +166,8 @@ def _end_with_the_sweep(pid: int, host: str, created: float) -> None:
     isolation.once(lambda: isolation.is_gone(root), end)
 
 
-def _place() -> tuple[Path, Path, list[str], int]:
-    """The sweep's folder, the job's in it, what sets the job apart, and its number."""
+def _place() -> tuple[Path, Path, list[str], int, str]:
+    """The sweep's folder, the job's in it, what sets the job apart, its number, the launcher."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -175,13 +175,8 @@ def _place() -> tuple[Path, Path, list[str], int]:
     varied = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(varied, list)
     folder = Path(os.path.abspath(hydra.sweep.dir))
-    return folder, Path(hydra.runtime.output_dir), [str(o) for o in varied], int(hydra.job.num)
-
-
-def _launcher() -> str | None:
-    from hydra.core.hydra_config import HydraConfig
-
-    return HydraConfig.get().runtime.choices.get("hydra/launcher")
+    run_dir, index = Path(hydra.runtime.output_dir), int(hydra.job.num)
+    return folder, run_dir, [str(o) for o in varied], index, launcher_of(hydra)
 
 
 def sets(override: str, key: str) -> bool:
@@ -213,7 +208,7 @@ def _final_outcome(folder: Path, outcome: Outcome) -> Outcome | None:
     """The outcome of a run that ended so before; None where it must run, in an empty folder."""
     noted = outcome_of(folder, outcome.index)
     run_dir = folder / outcome.folder
-    if noted is not None and noted.status in FINAL and (run_dir / "report.json").exists():
+    if noted is not None and noted.status in FINAL and (run_dir / REPORT).exists():
         return noted
     if run_dir.is_dir() and any(run_dir.iterdir()):
         aside = folder / JOBS / "replaced" / f"{outcome.index}-{time.time_ns()}"

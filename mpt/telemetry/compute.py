@@ -15,7 +15,7 @@ import tensorflow as tf
 from mpt.telemetry.hlo import WIDE, cast_bytes, products
 from mpt.telemetry.window import Window
 
-# What XLA, Keras and the parsing below raise for a model whose FLOPs cannot be counted.
+# What XLA, Keras and mpt.telemetry.hlo raise for a model whose FLOPs cannot be counted.
 UNCOUNTABLE = (
     tf.errors.OpError,
     ArithmeticError,
