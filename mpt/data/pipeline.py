@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class Data:
         fingerprint: SHA-256 of the content, or of what its source says.
         bad_rows: rows that were left out for their values.
         validation_source: where the validation examples come from, in words.
+        jump: the batches of `train` from a position on, without making those before it; None
+            where only reading leads there.
     """
 
     name: str
@@ -65,6 +68,17 @@ class Data:
     fingerprint: str
     bad_rows: int = 0
     validation_source: str = "none"
+    jump: Callable[[int], tf.data.Dataset] | None = None
+
+    def at(self, position: int) -> tf.data.Dataset:
+        """The batches of `train` from batch number `position` on, which counts from 0.
+
+        Array sources go there at once; a dataset from Python is read up to there, so that the
+        batches are those of `train` only where the user's function gives the same ones each time.
+        """
+        if position < 0:
+            raise ValueError(f"there is no batch {position}")
+        return self.train.skip(position) if self.jump is None else self.jump(position)
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,9 @@ def from_arrays(
             else "none",
         )
     checks.enough(len(train_rows), batch_size, examples.where)
-    train = _train(_gather(examples, train_rows, scale), len(train_rows), batch_size, seed, shuffle)
+    gather = _gather(examples, train_rows, scale)
+    begin_at = partial(_train, gather, len(train_rows), batch_size, seed, shuffle)
+    train = begin_at(0)
     validation_batches = math.ceil(len(held_out_rows) / batch_size)
     return Data(
         name=name,
@@ -163,6 +179,7 @@ def from_arrays(
         element_spec=train.element_spec,
         fingerprint=fingerprint,
         validation_source=source,
+        jump=begin_at,
     )
 
 
@@ -177,13 +194,14 @@ def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _train(
-    gather: Callable, rows: int, batch_size: int, seed: int, shuffle: bool
+    gather: Callable, rows: int, batch_size: int, seed: int, shuffle: bool, position: int = 0
 ) -> tf.data.Dataset:
-    """Endless batches; `gather` takes int32 positions (batch_size,) below `rows`."""
+    """Endless batches from number `position` on; `gather` takes int32 positions (batch_size,)."""
     import tensorflow as tf
 
     steps = rows // batch_size
     epochs = math.ceil(BATCHES_PER_ORDER / steps)
+    first, inside = divmod(position, epochs * steps)
 
     def orders(block: tf.Tensor) -> tf.data.Dataset:
         if shuffle:
@@ -199,10 +217,11 @@ def _train(
             order = tf.argsort(keys, axis=-1, stable=True)
         else:
             order = tf.tile(tf.range(rows)[tf.newaxis], [epochs, 1])
-        whole = order[:, : steps * batch_size]
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(whole, [epochs * steps, batch_size]))
+        whole = tf.reshape(order[:, : steps * batch_size], [epochs * steps, batch_size])
+        passed = tf.where(block == first, inside, 0)
+        return tf.data.Dataset.from_tensor_slices(whole[passed:])
 
-    dataset = tf.data.Dataset.range(ENDLESS).flat_map(orders)
+    dataset = tf.data.Dataset.range(first, ENDLESS).flat_map(orders)
     return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
 
 

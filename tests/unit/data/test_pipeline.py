@@ -1,5 +1,7 @@
 """Batches: their order, shapes, dtypes, values and split."""
 
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -169,6 +171,73 @@ def test_the_place_in_the_data_can_be_saved_and_restored(tmp_path: Any) -> None:
     fresh = iter(build(rows(30)).train)
     tf.train.Checkpoint(iterator=fresh).read(path).assert_consumed()
     assert [next(fresh)[0].numpy().tolist() for _ in range(9)] == following
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("count", "batch_size"), [(30, 4), (9, 9), (700, 2)])
+def test_a_position_gives_what_reading_up_to_it_would(
+    shuffle: bool, count: int, batch_size: int
+) -> None:
+    data = build(rows(count), batch_size=batch_size, validation_fraction=0, shuffle=shuffle)
+    steps = count // batch_size
+    block = steps * math.ceil(pipeline.BATCHES_PER_ORDER / steps)
+    edges = [0, steps, 2 * steps, block, 2 * block]
+    read = list(data.train.take(2 * block + steps + 5).as_numpy_iterator())
+    for position in sorted({max(0, edge + by) for edge in edges for by in (-1, 0, 1)}):
+        found = list(data.at(position).take(steps + 2).as_numpy_iterator())
+        expected = read[position : position + steps + 2]
+        assert len(found) == len(expected)
+        for (x, y), (x_read, y_read) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(x, x_read)
+            np.testing.assert_array_equal(y, y_read)
+
+
+def test_a_position_is_reached_without_the_batches_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[np.ndarray] = []
+
+    def note(positions: np.ndarray) -> np.ndarray:
+        made.append(positions)
+        return positions
+
+    def gather(examples: Examples, wanted: np.ndarray, scale: float | None) -> Any:
+        return lambda positions: tf.numpy_function(note, [positions], tf.int32)
+
+    monkeypatch.setattr(pipeline, "_gather", gather)
+    data = build(rows(700), batch_size=2, validation_fraction=0)
+    next(iter(data.at(340)))  # late in the first block
+    assert 0 < len(made) <= 1 + pipeline.PREFETCHED_BATCHES + 2 * pipeline.PARALLEL_BATCHES
+
+
+def test_a_position_that_no_reading_would_reach_in_time() -> None:
+    data = build(rows(30), validation_fraction=0)
+    far = 10**9
+    ahead = list(data.at(far).take(200).as_numpy_iterator())
+    for x, again in zip(ahead[150:160], data.at(far + 150).as_numpy_iterator(), strict=False):
+        np.testing.assert_array_equal(x[0], again[0])
+    with pytest.raises(ValueError, match="no batch -1"):
+        data.at(-1)
+
+
+@pytest.mark.parametrize("source", ["arrays", "python"])
+def test_a_traced_function_takes_every_position(source: str) -> None:
+    traces: list[None] = []
+
+    @tf.function(reduce_retracing=True)
+    def step(iterator: Any) -> tf.Tensor:
+        traces.append(None)
+        return next(iterator)[0]
+
+    data = build(rows(30), validation_fraction=0)
+    if source == "python":
+        data = dataclasses.replace(data, jump=None)
+    assert data.at(5).element_spec == data.element_spec
+    fifth = step(iter(data.train.skip(5)))
+    np.testing.assert_array_equal(step(iter(data.at(5))), fifth)
+    step(iter(data.train))
+    step(iter(data.at(77)))
+    assert len(traces) == 1
 
 
 def test_the_autotuner_is_off() -> None:
