@@ -88,6 +88,12 @@ class EarlyStoppingConfig:
 @dataclass
 class StopConfig:
     max_loss: float | None = key(None, "Mean loss of a log interval that stops the run.")
+    max_loss_ratio: float | None = key(
+        1000.0, "Loss over that of the run's start that stops the run; null: any.", gt=1
+    )
+    zero_gradient_steps: int | None = key(
+        50, "Steps in a row with all gradients 0 after which the run stops; null: any.", ge=1
+    )
     flat_steps: int | None = key(
         None, "Steps without any change of the loss after which the run stops.", ge=1
     )

@@ -7,11 +7,15 @@ Tags:
     loss_scale/consecutive_skips: steps skipped in a row, up to the interval's last.
 """
 
+import math
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from mpt import report
+from mpt.state_fields import Fields, number, whole
 from mpt.telemetry.window import Window
 
 
@@ -33,42 +37,74 @@ class LossScaleHistory:
     mode: str
     initial: float
     history: list[list[float]] = field(default_factory=list)
-    lowest: float = float("inf")
-    highest: float = float("-inf")
     skipped_steps: int = 0
     max_consecutive_skips: int = 0
     last_overflow_step: int | None = None
 
     def add(self, window: Window) -> None:
         """Follow the scale through a window's steps."""
-        scales = window.rows["scale"]
-        first = window.step - window.steps + 1
         previous = self.history[-1][1] if self.history else None
-        for offset, scale in enumerate(scales.tolist()):
+        for offset, scale in enumerate(window.rows["scale"].tolist()):
             if scale != previous:
-                self.history.append([first + offset, scale])
+                self.history.append([window.first + offset, scale])
                 previous = scale
-        self.lowest = min(self.lowest, float(scales.min()))
-        self.highest = max(self.highest, float(scales.max()))
         skipped = np.flatnonzero(window.rows["finite"] == 0)
         self.skipped_steps += len(skipped)
         if len(skipped):
-            self.last_overflow_step = int(first + skipped[-1])
+            self.last_overflow_step = int(window.first + skipped[-1])
         self.max_consecutive_skips = max(
-            self.max_consecutive_skips, int(window.rows["consecutive_skips"].max())
+            self.max_consecutive_skips, int(window.rows["consecutive_skips"].max(initial=0))
         )
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes: plain values."""
+        return {
+            "history": [list(change) for change in self.history],
+            "skipped_steps": self.skipped_steps,
+            "max_consecutive_skips": self.max_consecutive_skips,
+            "last_overflow_step": self.last_overflow_step,
+        }
+
+    def restore(self, state: Any) -> None:
+        """Go on from where `state` was taken.
+
+        Raises:
+            ValueError: it is no such state. Nothing has changed then.
+        """
+        names = ("history", "skipped_steps", "max_consecutive_skips", "last_overflow_step")
+        kept = Fields(state, *names)
+        history = [_change(change) for change in kept.items("history")]
+        if any(later[0] <= change[0] for change, later in pairwise(history)):
+            raise ValueError("the steps at which the loss scale changed do not rise")
+        skipped, longest = kept.whole("skipped_steps"), kept.whole("max_consecutive_skips")
+        none = kept.is_none("last_overflow_step")
+        last = None if none else kept.whole("last_overflow_step", least=1)
+        if longest > skipped or (last is None) != (skipped == 0):
+            raise ValueError(f"{skipped} skipped steps, {longest} in a row, the last one {last}")
+        self.history, self.skipped_steps = history, skipped
+        self.max_consecutive_skips, self.last_overflow_step = longest, last
 
     def summary(self) -> report.LossScale:
         """The report's `loss_scale`; `history` is [step, scale] at each change."""
-        seen = bool(self.history)
+        scales = [scale for _, scale in self.history]
         return report.LossScale(
             mode=self.mode,
             initial=self.initial,
-            final=self.history[-1][1] if seen else self.initial,
-            min=self.lowest if seen else None,
-            max=self.highest if seen else None,
+            final=scales[-1] if scales else self.initial,
+            min=min(scales, default=None),
+            max=max(scales, default=None),
             skipped_steps=self.skipped_steps,
             max_consecutive_skips=self.max_consecutive_skips,
             last_overflow_step=self.last_overflow_step,
             history=self.history,
         )
+
+
+def _change(change: Any) -> list[float]:
+    """One [step, scale] of a kept history."""
+    if not isinstance(change, list) or len(change) != 2:
+        raise ValueError("a change of the loss scale is a step and a scale")
+    step, scale = whole(change[0], "step", least=1), number(change[1], "scale")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"a loss scale of {scale}")
+    return [step, scale]

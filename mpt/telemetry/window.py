@@ -32,6 +32,11 @@ class Window:
         return len(self.rows["loss"])
 
     @property
+    def first(self) -> int:
+        """Number of the first step."""
+        return self.step - self.steps + 1
+
+    @property
     def data_wait(self) -> float | None:
         """Time for which the steps waited for their batches, s; None where it was not measured."""
         waits = self.rows.get("data_wait")
