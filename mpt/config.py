@@ -23,6 +23,8 @@ OPEN_KEYS: dict[str, tuple[tuple[type, ...], dict[str, Any]]] = {
     "dataset.examples": ((int, type(None)), {"ge": 1}),
     "dataset.classes": ((int, type(None)), {"ge": 1}),
     "dataset.path": ((str, type(None)), {}),
+    "dataset.on_error": ((str,), {"choices": ("fail", "skip")}),
+    "dataset.stall_seconds": ((int, float), {"gt": 0}),
     "optimizer.learning_rate": ((int, float), {"ge": 0}),
     "optimizer.weight_decay": ((int, float), {"ge": 0}),
     "optimizer.global_clipnorm": ((int, float, type(None)), {"gt": 0}),

@@ -62,6 +62,7 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         train_examples=data.train_examples,
         validation_examples=data.validation_examples,
         bad_rows=data.bad_rows,
+        bad_row_names=list(data.bad_row_names),
         fingerprint=data.fingerprint,
     )
     result.training.batch_size = prepared.batch_size

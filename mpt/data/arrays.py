@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from mpt.data.broken import OnError
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def build(
     examples: int | None = None,
     scale: float | None = None,
     name: str = "arrays",
+    on_error: OnError = "fail",
+    stall_seconds: float = 300,
 ) -> Data:
     """Examples from x (rows, ...) and labels from y (rows, ...), with x_val and y_val or without.
 
@@ -54,6 +57,8 @@ def build(
         examples: draw only so many rows, before the split.
         scale: factor for x; null: 1/255 for uint8, none for others.
         name: of the dataset.
+        on_error: fail refuses broken rows; skip leaves them out and counts them.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
         ConfigurationError: a file or array is missing, empty, truncated, pickled, or as
@@ -61,13 +66,17 @@ def build(
     """
     from mpt.data.pipeline import Examples, from_arrays
 
-    found = _arrays(Path(path).expanduser(), labels)
+    file = Path(path).expanduser()
+    found = _arrays(file, labels)
     if ("x_val" in found) != ("y_val" in found):
         raise ConfigurationError("x_val and y_val must come together", where=path)
-    train = _reshaped(Examples(found["x"], found["y"], path), shape)
+    names = _names(file, labels)
+    train = _reshaped(Examples(found["x"], found["y"], path, names), shape)
     held_out = None
     if "x_val" in found:
-        held_out = _reshaped(Examples(found["x_val"], found["y_val"], f"{path} (_val)"), shape)
+        names = _names(file, labels, "_val")
+        part = Examples(found["x_val"], found["y_val"], f"{path} (_val)", names)
+        held_out = _reshaped(part, shape)
     return from_arrays(
         train,
         held_out,
@@ -80,6 +89,8 @@ def build(
         take=examples,
         scale=scale,
         held_out_name="x_val",
+        on_error=on_error,
+        stall_seconds=stall_seconds,
     )
 
 
@@ -103,6 +114,15 @@ def _arrays(path: Path, labels: str | None) -> dict[str, np.ndarray]:
             remedy="set dataset.labels to the .npy file of y",
         )
     return {"x": _npy(path), "y": _npy(Path(labels).expanduser(), "dataset.labels")}
+
+
+def _names(path: Path, labels: str | None, suffix: str = "") -> tuple[str, str]:
+    """What to call x and y in a few words."""
+    if path.is_dir():
+        return f"x{suffix}.npy", f"y{suffix}.npy"
+    if labels is not None and path.suffix == ".npy":
+        return path.name, Path(labels).name
+    return f"{path.name} (x{suffix})", f"{path.name} (y{suffix})"
 
 
 def _given(folder: Path, name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpt.data.broken import OnError
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def build(
     shuffle: bool = True,
     examples: int | None = None,
     name: str = "digits",
+    on_error: OnError = "fail",
+    stall_seconds: float = 300,
 ) -> Data:
     """Digits as float32 (8, 8, 1), pixels of mean 0 and variance 1, labels int32.
 
@@ -40,6 +43,8 @@ def build(
         shuffle: a new order for each epoch.
         examples: draw only so many of the 1,797, before the split.
         name: of the dataset.
+        on_error: fail refuses broken rows; skip leaves them out and counts them.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
         ConfigurationError: scikit-learn is absent, or as `mpt.data.checks` says.
@@ -49,7 +54,7 @@ def build(
     from mpt.data.split import draw
 
     x, y = load()
-    rows = draw(y, examples, seed=0)
+    rows = draw(y, np.arange(len(y)), examples, seed=0)
     held_out = evenly(len(rows), checks.fraction(validation_fraction))
     train, rest = rows[~held_out], rows[held_out]
     return from_arrays(
@@ -62,6 +67,8 @@ def build(
         shuffle=shuffle,
         classes=10,
         held_out_name=f"{len(rest)} scans, evenly spaced",
+        on_error=on_error,
+        stall_seconds=stall_seconds,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpt.data.broken import OnError
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def build(
     path: str | None = None,
     examples: int | None = None,
     name: str = "fashion_mnist",
+    on_error: OnError = "fail",
+    stall_seconds: float = 300,
 ) -> Data:
     """Images as float32 (height, width, 1) in [0, 1], labels int32, 10 classes.
 
@@ -52,6 +55,8 @@ def build(
             keras.datasets, which keeps a cache and downloads.
         examples: draw only so many of the training files, before the split.
         name: of the dataset.
+        on_error: fail refuses broken rows; skip leaves them out and counts them.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
         ConfigurationError: a file is missing, empty, truncated or of another format, or as
@@ -69,6 +74,8 @@ def build(
             shuffle=shuffle,
             examples=examples,
             name=name,
+            on_error=on_error,
+            stall_seconds=stall_seconds,
         )
     folder = Path(path).expanduser() if path is not None else DEBIAN_FOLDER
     if not folder.is_dir():
@@ -90,6 +97,8 @@ def build(
         shuffle=shuffle,
         classes=10,
         take=examples,
+        on_error=on_error,
+        stall_seconds=stall_seconds,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpt.data.broken import OnError
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def build(
     shuffle: bool = True,
     examples: int | None = None,
     name: str | None = None,
+    on_error: OnError = "fail",
+    stall_seconds: float = 300,
 ) -> Data:
     """Images as float32 (height, width, channels) in [0, 1], labels int32.
 
@@ -46,6 +49,8 @@ def build(
         shuffle: a new order for each epoch.
         examples: draw only so many of the training split, before the split for validation.
         name: of the dataset; null takes `source`.
+        on_error: fail refuses broken rows; skip leaves them out and counts them.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
         ConfigurationError: an unknown source, a download that failed, or as `mpt.data.checks` says.
@@ -70,6 +75,8 @@ def build(
         shuffle=shuffle,
         classes=CLASSES[source],
         take=examples,
+        on_error=on_error,
+        stall_seconds=stall_seconds,
     )
 
 

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpt.data import checks
+from mpt.data import broken, checks
+from mpt.data.broken import OnError
 from mpt.data.split import draw, split
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ SPLIT_SEED = 0
 PARALLEL_BATCHES = 2
 PREFETCHED_BATCHES = 4
 ENDLESS = 2**40
+STALL_SECONDS = 300.0
 BATCHES_PER_ORDER = 128
 """Batches for which the order is drawn at once, at the least: whole epochs, if several of a small
 dataset. To draw 11 batches' order costs as much as to draw 128 batches'."""
@@ -48,11 +51,14 @@ class Data:
         shape: of x, without the batch; None where x is a structure of several arrays.
         classes: labels are in [0, classes); None where y is not a class.
         element_spec: of `train`.
-        fingerprint: SHA-256 of the content, or of what its source says.
-        bad_rows: rows that were left out for their values.
+        fingerprint: SHA-256 of the content, or of what its source says, and of what is left out.
+        bad_rows: rows that are left out as broken.
+        bad_row_names: the first of them and what is wrong with each, then how many more there are.
+        warnings: what the user should know before training starts.
         validation_source: where the validation examples come from, in words.
         jump: the batches of `train` from a position on, without making those before it; None
             where only reading leads there.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
     """
 
     name: str
@@ -67,8 +73,11 @@ class Data:
     element_spec: Any
     fingerprint: str
     bad_rows: int = 0
+    bad_row_names: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     validation_source: str = "none"
     jump: Callable[[int], tf.data.Dataset] | None = None
+    stall_seconds: float = STALL_SECONDS
 
     def at(self, position: int) -> tf.data.Dataset:
         """The batches of `train` from batch number `position` on, which counts from 0.
@@ -83,17 +92,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Examples:
-    """Arrays of the same length: x (rows, *shape) and y (rows, ...); memory maps are kept as such.
+    """Arrays x (rows, *shape) and y (rows, ...); memory maps are kept as such.
 
-    `where` names the file or source in messages.
+    Attributes:
+        where: names the file or source in messages.
+        names: of the arrays, each in a word or two, where `where` does not tell.
     """
 
     x: np.ndarray
     y: np.ndarray
     where: str
+    names: tuple[str, str] | None = None
 
-    def __len__(self) -> int:
-        return len(self.x)
+    def called(self, array: str) -> str:
+        """A short name of x or y."""
+        if self.names is not None:
+            return self.names["xy".index(array)]
+        return f"{Path(self.where).name} ({array})"
 
 
 def from_arrays(
@@ -109,6 +124,8 @@ def from_arrays(
     take: int | None = None,
     scale: float | None = None,
     held_out_name: str = "official test split",
+    on_error: OnError = "fail",
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Checked, split and batched examples.
 
@@ -132,54 +149,56 @@ def from_arrays(
         take: draw only so many rows before the split; None takes all.
         scale: factor for x.
         held_out_name: names `held_out` in `Data.validation_source`.
+        on_error: `skip` leaves broken rows out, before the draws; `fail` refuses them.
+        stall_seconds: kept for who waits for the batches.
 
     Raises:
-        ConfigurationError: as `mpt.data.checks` says.
+        ConfigurationError: as `mpt.data.checks` and `mpt.data.broken` say.
     """
     checks.batch(batch_size)
-    parts = [examples] if held_out is None else [examples, held_out]
-    examples, *rest = [checks.examples(part) for part in parts]
-    if rest and rest[0].x.shape[1:] != examples.x.shape[1:]:
-        raise checks.different_shapes(examples, rest[0])
-    classes = checks.labels([examples, *rest], classes)
-    fingerprint = checks.fingerprint([examples, *rest])
-    rows = draw(examples.y, take, SPLIT_SEED)
-    if validation_fraction is None and rest:
-        train_rows, held_out_rows = rows, np.arange(len(rest[0]))
-        validation_part, source = rest[0], held_out_name
+    parts = [checks.numbers(part) for part in (examples, held_out) if part is not None]
+    examples = parts[0]
+    if len(parts) == 2 and parts[1].x.shape[1:] != examples.x.shape[1:]:
+        raise checks.different_shapes(examples, parts[1])
+    classes, found, kept = broken.find(parts, classes)
+    if on_error == "fail":
+        broken.refuse(found)
+    own = validation_fraction is None and len(parts) == 2  # validation examples of their own
+    used = parts if own else parts[:1]
+    left_out = broken.leave_out(used, found[: len(used)])
+    train_rows = draw(examples.y, kept[0], take, SPLIT_SEED)
+    if own:
+        held_out_rows, source = kept[1], held_out_name
     else:
-        train_rows, held_out_rows = split(
-            examples.y, rows, checks.fraction(validation_fraction or 0.0), SPLIT_SEED
-        )
-        validation_part, source = (
-            examples,
-            f"{validation_fraction:g} of the training examples"
-            if (validation_fraction)
-            else "none",
-        )
-    checks.enough(len(train_rows), batch_size, examples.where)
+        fraction = checks.fraction(validation_fraction or 0.0)
+        train_rows, held_out_rows = split(examples.y, train_rows, fraction, SPLIT_SEED)
+        source = f"{fraction:g} of the training examples" if fraction else "none"
+    checks.enough(len(train_rows), batch_size, examples.where, left_out.warning)
     gather = _gather(examples, train_rows, scale)
     begin_at = partial(_train, gather, len(train_rows), batch_size, seed, shuffle)
     train = begin_at(0)
-    validation_batches = math.ceil(len(held_out_rows) / batch_size)
+    validation = None
+    if len(held_out_rows):
+        gather_held_out = _gather(used[-1], held_out_rows, scale)
+        validation = _validation(gather_held_out, len(held_out_rows), batch_size)
     return Data(
         name=name,
         train=train,
-        validation=_validation(
-            _gather(validation_part, held_out_rows, scale), len(held_out_rows), batch_size
-        )
-        if len(held_out_rows)
-        else None,
-        validation_batches=validation_batches,
+        validation=validation,
+        validation_batches=math.ceil(len(held_out_rows) / batch_size),
         steps_per_epoch=len(train_rows) // batch_size,
         train_examples=len(train_rows),
         validation_examples=len(held_out_rows),
         shape=tuple(examples.x.shape[1:]),
         classes=classes,
         element_spec=train.element_spec,
-        fingerprint=fingerprint,
+        fingerprint=checks.fingerprint(parts, kept if left_out.count else ()),
+        bad_rows=left_out.count,
+        bad_row_names=left_out.summary,
+        warnings=left_out.warnings,
         validation_source=source,
         jump=begin_at,
+        stall_seconds=stall_seconds,
     )
 
 

@@ -7,22 +7,21 @@ import numpy as np
 from mpt.errors import ConfigurationError
 
 
-def draw(y: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """`count` of the rows of `y`, each class in its share, ascending int64; all where it is None.
+def draw(y: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """`count` of the `rows` of `y`, each class in its share, ascending; all where it is None.
 
     Raises:
         ConfigurationError: more rows are asked for than there are, or fewer than one.
     """
-    rows = np.arange(len(y))
     if count is None:
         return rows
-    if not 1 <= count <= len(y):
+    if not 1 <= count <= len(rows):
         raise ConfigurationError(
-            f"{count} examples are asked for, there are {len(y)}",
+            f"{count} examples are asked for, there are {len(rows)}",
             where="dataset.examples",
-            allowed=[f"1 to {len(y)}", "null"],
+            allowed=[f"1 to {len(rows)}", "null"],
         )
-    return np.sort(rows[_spread(y, count, np.random.default_rng((seed, 1)))])
+    return np.sort(rows[_spread(y, rows, count, np.random.default_rng((seed, 1)))])
 
 
 def split(
@@ -50,13 +49,13 @@ def split(
             remedy="take more examples, a larger fraction, or 0 for no validation",
         )
     held_out = np.zeros(len(rows), bool)
-    held_out[_spread(y[rows], count, np.random.default_rng((seed, 2)))] = True
+    held_out[_spread(y, rows, count, np.random.default_rng((seed, 2)))] = True
     return rows[~held_out], rows[held_out]
 
 
-def _spread(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """`count` positions in `y`, drawn evenly from each class."""
-    order = random.permutation(len(y))
+def _spread(y: np.ndarray, rows: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """`count` positions in `rows`, drawn evenly from each class."""
+    order = random.permutation(len(rows))
     if y.ndim == 1 and y.dtype.kind in "iu":
-        order = order[np.argsort(y[order], kind="stable")]
-    return order[((np.arange(count) + 0.5) * len(y) / count).astype(np.int64)]
+        order = order[np.argsort(y[rows[order]], kind="stable")]
+    return order[((np.arange(count) + 0.5) * len(rows) / count).astype(np.int64)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpt.data.broken import OnError
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def build(
     length: int | None = None,
     outputs: int = 1,
     name: str = "synthetic",
+    on_error: OnError = "fail",
+    stall_seconds: float = 300,
 ) -> Data:
     """Classes, a regression, or token sequences.
 
@@ -56,6 +59,8 @@ def build(
         length: tokens in a sequence.
         outputs: width of a regression's y.
         name: of the dataset.
+        on_error: fail refuses broken rows; skip leaves them out and counts them.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
         ConfigurationError: sizes below 1, above 16 GiB in all, or half of a token description.
@@ -88,6 +93,8 @@ def build(
         validation_fraction=validation_fraction,
         shuffle=shuffle,
         classes=classes,
+        on_error=on_error,
+        stall_seconds=stall_seconds,
     )
 
 

@@ -140,7 +140,11 @@ class Data:
     name: str | None = item("Dataset.")
     train_examples: int | None = item("Training examples.")
     validation_examples: int | None = item("Validation examples.")
-    bad_rows: int | None = item("Rows left out as unusable.")
+    bad_rows: int | None = item("Rows left out as broken.")
+    bad_row_names: list[str] = item(
+        "The first 20 rows left out and what is wrong with each, then how many more there are.",
+        list,
+    )
     fingerprint: str | None = item("Hash of the data.")
 
 

@@ -305,7 +305,7 @@ def test_refused(examples: Examples, changes: dict[str, Any], message: str, wher
 def test_rows_with_nan_or_infinity_are_counted_and_named(
     bad: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpt.data.checks.CHUNK_BYTES", 40)  # several chunks
+    monkeypatch.setattr("mpt.data.broken.CHUNK_BYTES", 40)  # several chunks
     x = np.zeros((30, 2))
     x[[4, 11, 12, 13, 20, 21, 29], 1] = bad
     with pytest.raises(

@@ -44,7 +44,14 @@ KEYS = {
     "precision": {"requested", "policy", "reason", "tf32", "fused_batch_norm", "table"},
     "execution": {"steps_per_execution", "jit_compile", "strategy", "choice_reasons"},
     "model": {"parameters", "forward_flops_per_example"},
-    "data": {"name", "train_examples", "validation_examples", "bad_rows", "fingerprint"},
+    "data": {
+        "name",
+        "train_examples",
+        "validation_examples",
+        "bad_rows",
+        "bad_row_names",
+        "fingerprint",
+    },
     "training": {"steps", "epochs", "batch_size", "resumed_from_step"},
     "throughput": {
         "examples_per_second",
