@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from mpt import errors, report
+from mpt import errors, report, resuming
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job, spawn
 
@@ -86,6 +86,9 @@ def settle(
     """
     if job.config.get("batch_size") != "max":
         return job
+    known = resuming.batch_size(Path(job.run_dir))
+    if known is not None:  # the run goes on: what was found then is part of it
+        return replace(job, options={**job.options, "batch_size": known})
     own_limit = job.config["device"]["memory_limit_mb"]
     free = free_mb()
     limit = free if own_limit is None else None

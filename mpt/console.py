@@ -119,6 +119,11 @@ class Console:
         self._record(f"run: {folder}")
         self._print(self._out, f"run: {folder}")
 
+    def nothing_left(self, text: str, folder: str | Path) -> None:
+        """Say that the run in `folder` is at its end already."""
+        self._result(text)
+        self._print(self._out, f"run: {folder}")
+
     def stop(self) -> None:
         """Take the live line away."""
         if self._live is not None:

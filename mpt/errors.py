@@ -9,6 +9,7 @@ INVALID = 2
 DIVERGED = 3
 OUT_OF_MEMORY = 4
 NOT_MET = 5
+SAVED = 75  # interrupted, with a checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
 INTERRUPTED = 130
 
 

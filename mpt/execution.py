@@ -31,11 +31,17 @@ class Execution:
     fused: tuple[str, ...]
 
 
-def make_execution(prepared: Prepared) -> Execution:
-    """Choose whether XLA compiles the step, by measuring where that may pay, and make the loop."""
+def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> Execution:
+    """Choose whether XLA compiles the step, by measuring where that may pay, and make the loop.
+
+    Args:
+        chosen: `enabled` and `reason` of the choice that a run made before it was interrupted: its
+            results would differ with the other one.
+    """
     trainer = prepared.config.trainer
     iterator = iterate(prepared.data.train, prepared.strategy)
-    choice = tuning.choose_jit(
+    made = tuning.JitChoice(bool(chosen["enabled"]), str(chosen["reason"])) if chosen else None
+    choice = made or tuning.choose_jit(
         trainer.jit_compile,
         total_steps=prepared.total_steps,
         replicas=prepared.strategy.num_replicas_in_sync,
@@ -61,7 +67,7 @@ def make_execution(prepared: Prepared) -> Execution:
         return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
 
     rehearsal = iterate(prepared.data.train, prepared.strategy)
-    with restored(prepared.model, prepared.optimizer):
+    with restored(prepared.model):
         choice = tuning.measure_jit(
             lambda steps: plain.rehearse(steps, rehearsal),
             compile_step,

@@ -71,6 +71,14 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class ChildInterrupted(KeyboardInterrupt):
+    """This process was interrupted, and its child too, which ended with `code`."""
+
+    def __init__(self, code: int):
+        super().__init__()
+        self.code = code
+
+
 class Labelled:
     """A text stream that writes whole lines, each behind a label.
 
@@ -169,7 +177,7 @@ def spawn(
 ) -> int:
     """Run `job` in a child process and wait for it.
 
-    An interrupt is handed on to the child, which may save what it has; it is raised again here
+    An interrupt is handed on to the child, which may save what it has; `ChildInterrupted` is raised
     once the child has ended. A third one kills the child.
 
     Args:
@@ -233,7 +241,7 @@ def _wait(child: subprocess.Popen[bytes], stopped: Callable[[], bool] | None) ->
             child.wait()
             raise
     if interrupts:
-        raise KeyboardInterrupt
+        raise ChildInterrupted(code)
     return code
 
 

@@ -192,9 +192,15 @@ class Stop:
 
 
 class Interrupts:
-    """Whether this process was interrupted; some libraries turn a KeyboardInterrupt into errors."""
+    """Whether this process was interrupted; some libraries turn a KeyboardInterrupt into errors.
+
+    Attributes:
+        seen: it was.
+        insisted: more than once: what was at work had to end at once.
+    """
 
     seen = False
+    insisted = False
 
 
 @contextmanager
@@ -211,7 +217,7 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interrupts]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         asked, again = stop(), interrupts.seen
-        interrupts.seen = True
+        interrupts.seen, interrupts.insisted = True, again
         if asked is None or again:
             signal.default_int_handler(number, frame)
         asked.set()

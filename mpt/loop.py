@@ -4,6 +4,7 @@ What a step measures is written on the device into a ring of rows, which the hos
 interval. It is `model.train_step` that runs, so Keras's semantics, and a user's own step, hold.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from mpt.variables import parts
 
 Batch = Any
 Step = Callable[[Batch], None]
@@ -45,15 +48,47 @@ class TrainLoop:
         self._columns = [*measure(), *(["data_wait"] if timed else [])]
         self._ring = tf.Variable(tf.zeros((rows, len(self._columns))), trainable=False, name="ring")
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False, name="ring_position")
+        with tf.device("CPU:0"):  # read and written by the host while the device is at work
+            self._halted = tf.Variable(False, trainable=False, name="halted")
+            self._awaited = tf.Variable(0, dtype=tf.int64, trainable=False, name="awaited")
+        self._halting = threading.Event()
         self._drained = 0
+        self._run_before = 0
         self._steps = tf.function(self._run_steps, reduce_retracing=True)
 
-    def run(self, count: int) -> None:
+    def run(self, count: int) -> int:
         """Run `count` steps. Returns when they are queued, which on a CPU is when they are done.
 
         One trace serves every `count`, so results do not depend on how steps are grouped.
+
+        Returns:
+            The steps run: fewer than `count` only after `halt`.
         """
         self._steps(self._iterator, tf.constant(count, tf.int64))
+        if self._halting.is_set():
+            count = int(self._position.numpy()) - self._run_before
+        self._run_before += count
+        return count
+
+    def halt(self) -> None:
+        """End the present call, if there is one, after its present step. For another thread.
+
+        A call after this does nothing.
+        """
+        self._halting.set()
+        self._halted.assign(True)
+
+    def awaited(self) -> int | None:
+        """The batch that a step is waiting for, counted from 1; None: no step waits. For a thread.
+
+        Steps do not overlap, so at most one waits.
+        """
+        return int(self._awaited.numpy()) or None
+
+    def restart(self, iterator: Iterator[Batch]) -> None:
+        """Go on with other data; what was not drained is forgotten."""
+        self._iterator = iterator
+        self._drained = self._run_before = int(self._position.numpy())
 
     def trace(self) -> None:
         """Trace the step without running it: what it cannot do shows now."""
@@ -72,11 +107,11 @@ class TrainLoop:
         self._steps(iterator, tf.constant(count, tf.int64))
         self.wait()
         seconds = time.perf_counter() - start
-        self._position.assign(self._drained)
+        self._position.assign(self._run_before)
         return seconds
 
     def drain(self) -> dict[str, np.ndarray]:
-        """The rows written since the last drain: name -> float32 array of shape (steps,).
+        """The rows written since the last drain: name -> float32 array of shape (steps,), a copy.
 
         Waits for the device. The names are those of `measure` and, if timed, `data_wait`, the
         seconds that the step waited for its batch.
@@ -87,12 +122,14 @@ class TrainLoop:
         ring = self._ring.numpy()
         index = np.arange(self._drained, position) % self._rows
         self._drained = position
-        return dict(zip(self._columns, ring[index].T, strict=True))
+        return dict(zip(self._columns, np.ascontiguousarray(ring[index].T), strict=True))
 
     def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
-        for _ in tf.range(count):
+        done = tf.zeros_like(count)
+        while done < count and not self._halted.read_value():
             # One step at a time: overlapping steps only compete for memory and cores.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            done += 1
             batch, waited = self._next_batch(iterator)
             self._step(batch)
             self._write({**self._measure(), **waited})
@@ -100,12 +137,14 @@ class TrainLoop:
     @tf.autograph.experimental.do_not_convert
     def _next_batch(self, iterator: Iterator[Batch]) -> tuple[Batch, dict[str, tf.Tensor]]:
         """The next batch, and `data_wait`, the seconds that it took to come."""
-        if not self._timed:
-            return next(iterator), {}
-        asked = tf.timestamp()
-        with tf.control_dependencies([asked]):
+        number = tf.cast(self._position.read_value() + 1, tf.int64)
+        asked = tf.timestamp() if self._timed else tf.constant(0.0)
+        with tf.control_dependencies([asked, self._awaited.assign(number, read_value=False)]):
             batch = next(iterator)
         with tf.control_dependencies(_tensors(batch)):
+            self._awaited.assign(0, read_value=False)
+            if not self._timed:
+                return batch, {}
             received = tf.timestamp()
         return batch, {"data_wait": tf.cast(received - asked, tf.float32)}
 
@@ -141,7 +180,7 @@ class EvaluationLoop:
 
     def run(self) -> dict[str, float]:
         """Evaluate once: metric name -> value. The training metrics are left as they were."""
-        kept = [(v, v.numpy()) for v in _components(self._model.metrics_variables)]
+        kept = [(v, v.numpy()) for v in parts(self._model.metrics_variables)]
         self._model.reset_metrics()
         self._steps(self._iterator, tf.constant(self._batches, tf.int64))
         result = metric_values(self._model)
@@ -171,12 +210,6 @@ def iterate(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Itera
     if strategy.num_replicas_in_sync > 1:
         dataset = strategy.experimental_distribute_dataset(dataset)
     return iter(dataset)
-
-
-def _components(variables: list[keras.Variable]) -> list[tf.Variable]:
-    """The TensorFlow variables behind Keras's: one a replica where they are distributed."""
-    values = [variable.value for variable in variables]
-    return [part for value in values for part in getattr(value, "values", [value])]
 
 
 def _tensors(batch: Batch) -> list[tf.Tensor]:

@@ -19,6 +19,7 @@ KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SI
 STATUSES = {
     errors.DIVERGED: "diverged",
     errors.OUT_OF_MEMORY: "oom",
+    errors.SAVED: "interrupted",
     errors.INTERRUPTED: "interrupted",
 }
 _CGROUP = Path("/sys/fs/cgroup/memory.events")

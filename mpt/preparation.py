@@ -53,11 +53,15 @@ def prepare(
     *,
     batch_size: int | None = None,
     cpu_limit_mb: int | None = None,
+    policy: str | None = None,
+    trained: bool = False,
 ) -> Prepared:
     """Build everything that `config` names and try one batch through it.
 
     Args:
         batch_size: the size that batch_size=max came to.
+        policy: what precision.policy=auto came to in the run that goes on.
+        trained: the weights come from a checkpoint, so not from `init_from`.
         cpu_limit_mb: on a CPU, what this process may take from now on, MiB, where
             device.memory_limit_mb does not say.
 
@@ -76,7 +80,10 @@ def prepare(
         devices.limit_process(cpu_limit_mb)
     strategy = devices.strategy(config.device.strategy)
     keras.utils.set_random_seed(config.seed)
-    choice = precision.choose(config.precision.policy, device, config.precision.tf32)
+    asked = config.precision.policy
+    choice = precision.choose(
+        policy if policy and asked == "auto" else asked, device, config.precision.tf32
+    )
     devices.set_tf32(choice.tf32)
     data = instantiate.call(
         config.dataset,
@@ -87,7 +94,7 @@ def prepare(
     )
     total_steps = config.trainer.steps or config.trainer.epochs * data.steps_per_epoch
     with strategy.scope():
-        model = _model(config, choice, data, allow)
+        model = _model(config, choice, data, allow, trained=trained)
         optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
         _compile(config, model, optimizer, data, allow)
         batch = next(iter(data.train))
@@ -118,7 +125,9 @@ def prepare(
     )
 
 
-def _model(config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...]) -> keras.Model:
+def _model(
+    config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...], *, trained: bool
+) -> keras.Model:
     """The model under its policy, with the weights it starts from."""
     model = precision.build(
         lambda: instantiate.call(
@@ -128,7 +137,7 @@ def _model(config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ..
         head=config.precision.head,
         overrides=config.precision.overrides,
     )
-    if config.init_from is not None:
+    if config.init_from is not None and not trained:
         _load_weights(model, Path(config.init_from))
     return model
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mpt import device as devices
 from mpt import report
@@ -24,6 +25,60 @@ class Clock:
     @property
     def elapsed(self) -> float:
         return time.time() - self.started
+
+
+class Sessions:
+    """A run that goes on after an interruption: what each process adds to the one report.
+
+    What an earlier process spent after its last checkpoint is not known, and not counted.
+    """
+
+    def __init__(
+        self, result: RunReport, clock: Clock, prepared: Prepared, execution: Execution
+    ) -> None:
+        self._result = result
+        self._clock = clock
+        self._chosen = {
+            "batch_size": prepared.batch_size,
+            "policy": prepared.choice.policy,
+            "jit": {"enabled": execution.jit.enabled, "reason": execution.jit.reason},
+            "fingerprint": prepared.data.fingerprint,
+        }
+        self._earlier = {"total": 0.0, "startup": 0.0, "tuning": 0.0}
+        self._resumed = False
+
+    def state(self) -> dict[str, Any]:
+        """What was chosen, found and spent so far."""
+        spent = self._result.wall_seconds
+        return {
+            **self._chosen,
+            "started_at": self._result.started_at,
+            "diagnosis": report.encode(self._result.diagnosis),
+            "warnings": list(self._result.warnings),
+            "seconds": {
+                "total": self._earlier["total"] + self._clock.elapsed,
+                "startup": self._earlier["startup"] + (spent.startup or 0.0),
+                "tuning": self._earlier["tuning"] + (spent.tuning or 0.0),
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Add to the report what earlier processes found; once, for a rollback changes nothing."""
+        if self._resumed or state["started_at"] == self._result.started_at:
+            return
+        self._resumed = True
+        result = self._result
+        result.started_at = str(state["started_at"])
+        result.diagnosis[:0] = list(state["diagnosis"])
+        result.warnings[:0] = [text for text in state["warnings"] if text not in result.warnings]
+        self._earlier = {name: float(state["seconds"][name]) for name in self._earlier}
+
+    def add_up(self) -> None:
+        """Add what earlier processes spent to the report's times."""
+        spent = self._result.wall_seconds
+        spent.startup = (spent.startup or 0.0) + self._earlier["startup"]
+        spent.tuning = (spent.tuning or 0.0) + self._earlier["tuning"]
+        self._clock.started -= self._earlier["total"]
 
 
 def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -> RunReport:
@@ -105,6 +160,7 @@ def describe_outcome(
             reason = outcome.reason
             result.diagnosis.append({"message": reason.message, "step": reason.step})
     result.training.steps = outcome.steps
+    result.training.rollbacks = outcome.rollbacks
     result.training.epochs = epochs(outcome.steps, prepared.data.steps_per_epoch)
     result.throughput = training.throughput.summary()
     result.loss_scale = training.history.summary()
@@ -125,6 +181,7 @@ def describe_outcome(
     result.wall_seconds.train = outcome.seconds["train"]
     result.wall_seconds.evaluate = outcome.seconds["evaluate"]
     result.wall_seconds.diagnose = outcome.seconds["diagnose"] or None
+    result.wall_seconds.save = outcome.seconds["save"]
 
 
 def end(result: RunReport, clock: Clock) -> None:

@@ -7,18 +7,21 @@
     tensorboard/        event files
     model.keras         the trained model
     train.log           what the console said
+    checkpoints/        what an interrupted run goes on from
+    .lock               held while a process trains here
 
-A file appears whole or not at all, but for the two that grow: `metrics.jsonl` and `train.log` are
-flushed after each line, so at most their last line is partial.
+A file appears whole or not at all, but for those that grow: to `metrics.jsonl`, `train.log` and the
+event files whole pieces are appended, so at most the last one is partial after a kill.
 """
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import orjson
 
@@ -29,45 +32,110 @@ REPORT = "report.json"
 METRICS = "metrics.jsonl"
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
+LOCK = ".lock"
+HYDRA = ".hydra"
+
+
+class FolderGone(Exception):
+    """The run's folder was removed or replaced while the run was at work."""
+
+
+class AppendFile:
+    """A file that grows by whole pieces: one that cannot be written is left out, and told of once.
+
+    Args:
+        failed: told of the first error in a row; the run goes on without what is lost.
+    """
+
+    def __init__(self, path: Path, failed: Callable[[Path, OSError], None]):
+        self.path = path
+        self._failed = failed
+        self._failing = False
+        self._file: IO[bytes] | None = None
+
+    def append(self, content: bytes) -> None:
+        """Write `content` at the end, or nothing of it."""
+        try:
+            if self._file is None:
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115, closed by `close`
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                written = self._file.write(content)
+                while written < len(content):  # as when the disk has just become full
+                    written += self._file.write(content[written:])
+            except OSError:
+                os.ftruncate(self._file.fileno(), size)
+                raise
+        except OSError as error:
+            if not self._failing:
+                self._failing = True
+                self._failed(self.path, error)
+        else:
+            self._failing = False
+
+    def close(self) -> None:
+        """Close it; `append` would open it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class RunFolder:
-    """An existing, writable folder of one run. Use `create`; `close` it, or use it in `with`.
+    """An existing, writable folder of one run. Use `create` or `reopen`, and then `with`.
 
     Attributes:
         path: absolute path.
+        tell: told in words of what could not be written.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._streams: dict[str, TextIO] = {}
+        self.tell: Callable[[str], None] = lambda text: None
+        self._growing: dict[str, AppendFile] = {}
+        self._lock: IO[bytes] | None = None
+        self._identity: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
         """Make the folder, its parents too; what lies in it already, but a run, may stay.
 
         Raises:
-            ConfigurationError: a run is there already, or nothing can be written there.
+            ConfigurationError: a run is there already, another process is at work there, or
+                nothing can be written there.
         """
         folder = Path(os.path.abspath(path))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            found = [name for name in (REPORT, METRICS) if (folder / name).exists()]
-            with tempfile.TemporaryFile(dir=folder):
-                pass
         except OSError as error:
-            raise ConfigurationError(
-                f"The run's folder cannot be written: {error.strerror}.",
-                where=f"run_dir={folder}",
-                remedy="name a folder that you may write to, with space left",
-            ) from error
+            raise _unwritable(folder, error) from error
+        opened = cls.reopen(folder)
+        found = [name for name in (REPORT, METRICS) if (folder / name).exists()]
         if found:
+            opened.close()
             raise ConfigurationError(
                 f"There is a run in this folder already: {found[0]}.",
                 where=f"run_dir={folder}",
                 remedy="name another folder, or leave run_dir out to get a new one",
             )
-        return cls(folder)
+        return opened
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> "RunFolder":
+        """The existing folder of a run that is to go on, which no other process may train in.
+
+        Raises:
+            ConfigurationError: another process is at work there, or nothing can be written there.
+        """
+        opened = cls(Path(os.path.abspath(path)))
+        try:
+            opened._lock = _locked(opened.path)
+            with tempfile.TemporaryFile(dir=opened.path):
+                pass
+            opened._identity = _identity(opened.path)
+        except OSError as error:
+            opened.close()
+            raise _unwritable(opened.path, error) from error
+        return opened
 
     @property
     def tensorboard(self) -> Path:
@@ -81,7 +149,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """Write `text` to the file `name`, atomically: a reader sees the old file or the new."""
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -92,7 +160,7 @@ class RunFolder:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return target
 
     def write_hydra(
@@ -102,13 +170,17 @@ class RunFolder:
         texts = {"config": config, "overrides": overrides, "hydra": hydra}
         for name, text in texts.items():
             if text is not None:
-                self.write_text(f".hydra/{name}.yaml", text)
+                self.write_text(f"{HYDRA}/{name}.yaml", text)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one row to `metrics.jsonl`: step, epoch, wall_seconds and tags.
 
         A value of None was not measured, and is left out.
+
+        Raises:
+            FolderGone: somebody removed the folder.
         """
+        self.check()
         kept = {key: value for key, value in row.items() if value is not None}
         self._append(METRICS, orjson.dumps(encode(kept)).decode())
 
@@ -117,15 +189,44 @@ class RunFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self._append(LOG, f"{now} {line}")
 
+    def check(self) -> None:
+        """Whether the folder is still there: what is written to open files would be lost unseen.
+
+        Raises:
+            FolderGone: it is not.
+        """
+        if self._identity is not None and self._identity != _identity(self.path):
+            raise FolderGone(f"The run's folder is no longer there: {self.path}")
+
+    def growing(self, path: Path) -> AppendFile:
+        """A file of the folder that grows; `tell` hears of what is lost."""
+        return AppendFile(path, self.lost)
+
+    def size(self, path: Path) -> int:
+        """Bytes in a file of the folder; 0 where there is none."""
+        try:
+            return path.stat().st_size
+        except OSError:
+            return 0
+
+    def cut(self, path: Path, size: int) -> None:
+        """Take off what lies behind the first `size` bytes of a file, where there is more."""
+        if self.size(path) > size:
+            os.truncate(path, size)
+
     def relative(self, path: str | Path) -> str:
         """`path`, which lies in this folder, relative to it: what the report's artifacts hold."""
         return Path(os.path.abspath(path)).relative_to(self.path).as_posix()
 
     def close(self) -> None:
-        """Close the files that grow."""
-        for stream in self._streams.values():
-            stream.close()
-        self._streams.clear()
+        """Close the files that grow, and let other processes in."""
+        for file in self._growing.values():
+            file.close()
+        self._growing.clear()
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -134,14 +235,17 @@ class RunFolder:
         self.close()
 
     def _append(self, name: str, line: str) -> None:
-        stream = self._streams.get(name)
-        if stream is None:
-            stream = open(  # noqa: SIM115, closed by `close`
-                self.path / name, "a", encoding="utf-8", errors="backslashreplace"
-            )
-            self._streams[name] = stream
-        stream.write(line + "\n")
-        stream.flush()
+        file = self._growing.get(name)
+        if file is None:
+            file = self._growing[name] = self.growing(self.path / name)
+        file.append(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    def lost(self, path: Path, error: OSError) -> None:
+        """Tell that a file of the folder cannot be written."""
+        self.tell(
+            f"{self.relative(path)} cannot be written: {error.strerror}. "
+            "The run goes on; what it has to say meanwhile is not in that file."
+        )
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -175,7 +279,51 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _sync_folder(folder: Path) -> None:
+def _unwritable(folder: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The run's folder cannot be written: {error.strerror}.",
+        where=f"run_dir={folder}",
+        remedy="name a folder that you may write to, with space left",
+    )
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """The lock of the folder, which ends with this process, however that ends.
+
+    Raises:
+        ConfigurationError: another process holds it.
+        OSError: there is no folder, or it cannot be written.
+    """
+    while True:
+        file = open(folder / LOCK, "ab")  # noqa: SIM115, the lock lasts as long as it is open
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ConfigurationError(
+                "Another process is training in this folder.",
+                where=f"run_dir={folder}",
+                remedy="wait for its end, or name another folder",
+            ) from None
+        except OSError:
+            return file  # a file system without locks
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()  # its holder has just ended, and removed it
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def sync_folder(folder: Path) -> None:
     """Make a rename last through a power failure, where the system can."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -3,8 +3,8 @@
 import os
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,23 +13,27 @@ import keras
 import psutil
 import tensorflow as tf
 
-from mpt import errors, report, reporting, saving, smoke
+from mpt import errors, report, reporting, resuming, saving, smoke
+from mpt.checkpoint import Checkpoints
+from mpt.checkpointing import Checkpointing
 from mpt.concurrency import Presence
 from mpt.console import Console
+from mpt.errors import ConfigurationError
 from mpt.execution import Execution, make_execution
 from mpt.loop import EvaluationLoop, iterate
 from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared, prepare
 from mpt.report import RunReport
-from mpt.reporting import Clock
-from mpt.run_folder import LOG, METRICS, REPORT, RunFolder
+from mpt.reporting import Clock, Sessions
+from mpt.resuming import Ended, Resumption
+from mpt.run_folder import HYDRA, LOG, METRICS, REPORT, FolderGone, RunFolder
 from mpt.schema import TrainConfig
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients, hparams, markdown, memory
 from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.recorder import SOURCES, Recorder
-from mpt.telemetry.tensorboard import Board
+from mpt.telemetry.tensorboard import PREFIX, Board
 from mpt.telemetry.throughput import Throughput
 from mpt.training import Schedule, Training
 from mpt.tuning import StepsPerExecution
@@ -79,37 +83,92 @@ def run(
     run_dir = Path(os.path.abspath(run_dir))
     console = Console(verbosity)
     clock = Clock(psutil.Process().create_time())
-    with Presence() as presence:
+    whole = steps is None
+    with Presence() as presence, ExitStack() as stack:
+        folder, resumed = _reopened(run_dir, config, stack) if whole else (None, None)
+        if isinstance(resumed, Ended):
+            console.nothing_left(resumed.message, run_dir)
+            return resumed.exit_code
+        chosen = resumed.run if resumed is not None else {}
         try:
-            prepared = prepare(config, allow, batch_size=batch_size, cpu_limit_mb=cpu_limit_mb)
+            prepared = prepare(
+                config,
+                allow,
+                batch_size=chosen.get("batch_size", batch_size),
+                cpu_limit_mb=cpu_limit_mb,
+                policy=chosen.get("policy"),
+                trained=bool(chosen),
+            )
             result = reporting.begin(prepared, run_dir, command, clock)
             if batch_size_reason is not None:
                 result.execution.choice_reasons["batch_size"] = batch_size_reason
+            _check_goes_on(resumed, prepared)
+            result.warnings += resumed.warnings if resumed is not None else ()
             console.header(result, total_steps=prepared.total_steps)
-            execution = make_execution(prepared)
+            execution = make_execution(prepared, chosen.get("jit"))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             console.error(_out_of_memory(batch_size or config.batch_size, error))
             return errors.OUT_OF_MEMORY
         except BaseException:
             console.stop()
             raise
-        whole = steps is None
         if steps is not None:
             prepared = _beginning(prepared, steps)
-        with (
-            RunFolder.create(run_dir) as folder,
-            _board(prepared, result, folder, composed) as board,
-        ):
-            folder.write_hydra(**composed)
-            console.attach(folder.log)
-            folder.write_json("precision.json", report.encode(result.precision))
-            with _failures_reported(result, console, folder):
-                _train(prepared, execution, result, folder, board, console, clock)
-                if whole:
-                    _save(prepared.model, result, folder)
-            _conclude(prepared, result, folder, board, presence, clock)
-            console.close(result, folder.path)
+        if folder is None:
+            folder = stack.enter_context(RunFolder.create(run_dir))
+        _begin(folder, resumed, composed)
+        board = stack.enter_context(_board(prepared, result, folder, composed, resumed))
+        console.attach(folder.log)
+        folder.tell = partial(_tell, result, console)
+        folder.write_json("precision.json", report.encode(result.precision))
+        with _failures_reported(result, console, folder):
+            _train(prepared, execution, result, folder, board, console, clock, resumed, whole=whole)
+            if whole:
+                _save(prepared.model, result, folder, console)
+        _conclude(prepared, result, folder, board, presence, clock, console)
+        console.close(result, folder.path)
     return result.exit_code
+
+
+def _reopened(
+    run_dir: Path, config: TrainConfig, stack: ExitStack
+) -> tuple[RunFolder | None, Ended | Resumption | None]:
+    """The folder of the run that is to go on, locked, and where that stands; or no folder."""
+    if not (run_dir / HYDRA / "config.yaml").exists():
+        return None, None
+    folder = stack.enter_context(RunFolder.reopen(run_dir))
+    return folder, resuming.find(run_dir, config)
+
+
+def _check_goes_on(resumed: Resumption | None, prepared: Prepared) -> None:
+    """Refuse to go on with other data, or to a step that is passed already."""
+    if resumed is None or resumed.found is None:
+        return
+    if resumed.run.get("fingerprint") != prepared.data.fingerprint:
+        raise ConfigurationError(
+            "The data is not what this run has been trained on: its fingerprint differs.",
+            where="dataset",
+            remedy="bring the data back, or start a new run with init_from",
+        )
+    if resumed.found.step > prepared.total_steps:
+        raise ConfigurationError(
+            f"The run has come to step {resumed.found.step} already, and is to end at "
+            f"{prepared.total_steps}.",
+            where="trainer.steps" if prepared.config.trainer.steps else "trainer.epochs",
+            remedy="give more steps",
+        )
+
+
+def _begin(folder: RunFolder, resumed: Resumption | None, composed: dict[str, str]) -> None:
+    """Leave nothing in the folder that what follows would contradict."""
+    if resumed is not None:
+        Checkpoints(folder.path).go_on_from(resumed.found)
+        (folder.path / REPORT).unlink(missing_ok=True)
+        if resumed.found is None:
+            folder.cut(folder.path / METRICS, 0)
+            for path in folder.tensorboard.glob(f"{PREFIX}*"):
+                path.unlink()
+    folder.write_hydra(**composed)
 
 
 def _conclude(
@@ -119,18 +178,47 @@ def _conclude(
     board: Board | None,
     presence: Presence,
     clock: Clock,
+    console: Console,
 ) -> None:
     """Write the report."""
     result.artifacts |= {"metrics": METRICS, "precision": "precision.json", "log": LOG}
+    _list_checkpoints(result, folder)
     result.memory = memory.summary()
     _check_smoke(prepared, result, folder)
     result.exit_code = EXIT_CODES[result.status]
+    if (
+        result.reason is not None
+        and result.reason.rule == "signal"
+        and "checkpoint" in (result.artifacts)
+    ):
+        result.exit_code = errors.SAVED
     presence.count()
     result.device.concurrent_jobs = presence.most
     reporting.end(result, clock)
     if board is not None:
         hparams.end(board, result)
-    folder.write_json(REPORT, result.to_json())
+    try:
+        folder.write_json(REPORT, result.to_json())
+    except OSError as error:
+        console.error(f"The report cannot be written: {error.strerror}.\n  where:   {folder.path}")
+        result.exit_code = result.exit_code or errors.FAILED
+
+
+def _list_checkpoints(result: RunReport, folder: RunFolder) -> None:
+    """Name in the report what can be gone on from, and gone back to."""
+    store = Checkpoints(folder.path)
+    named = {"checkpoint": store.last(), "best_checkpoint": store.best()}
+    if result.status == "diverged":
+        named["last_good_checkpoint"] = store.last(healthy=True)
+    result.artifacts |= {
+        name: folder.relative(path) for name, path in named.items() if path is not None
+    }
+
+
+def _tell(result: RunReport, console: Console, text: str) -> None:
+    """Warn, and put it into the report."""
+    result.warnings.append(text)
+    console.warning(text)
 
 
 def _beginning(prepared: Prepared, steps: int) -> Prepared:
@@ -151,6 +239,9 @@ def _train(
     board: Board | None,
     console: Console,
     clock: Clock,
+    resumed: Resumption | None,
+    *,
+    whole: bool,
 ) -> None:
     """Train, and put what came of it into the report."""
     config, data = prepared.config, prepared.data
@@ -174,6 +265,9 @@ def _train(
         steps_per_epoch=data.steps_per_epoch,
         histograms=prepared.optimizer.histograms,
     )
+    watch = _watch(prepared, execution, result, console, board)
+    tell = partial(_tell, result, console)
+    sessions = Sessions(result, clock, prepared, execution)
     training = Training(
         model=prepared.model,
         loop=execution.loop,
@@ -188,20 +282,50 @@ def _train(
         synchronous=prepared.device.kind == "cpu",
         record=recorder.record,
         learning_rate=partial(_learning_rate, prepared),
-        diagnose=_watch(prepared, execution, result, console, board).check,
+        diagnose=watch.check,
+        batches_from=lambda batch: iterate(data.at(batch), prepared.strategy),
+        checkpoints=_checkpointing(prepared, folder, tell) if whole else None,
+        parts={"watch": watch, "run": sessions, "recorder": recorder},
+        max_rollbacks=config.trainer.max_rollbacks
+        if config.trainer.on_divergence == "rollback"
+        else 0,
+        tell=tell,
         callbacks=prepared.callbacks,
     )
     result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
+    if resumed is not None and resumed.found is not None:
+        result.training.resumed_from_step = resumed.found.step
+        console.note(f"It goes on from step {resumed.found.step}: {resumed.found.path}")
     try:
-        training.run()
+        training.run(resumed.state if resumed is not None else None)
     finally:
         reporting.describe_execution(result, prepared, execution, steps)
         reporting.describe_outcome(result, prepared, training, compute)
+        sessions.add_up()
 
 
 def _schedule(prepared: Prepared) -> Schedule:
     trainer, epoch = prepared.config.trainer, prepared.data.steps_per_epoch
-    return Schedule(prepared.total_steps, epoch, trainer.log_every, trainer.eval_every or epoch)
+    return Schedule(
+        prepared.total_steps,
+        epoch,
+        trainer.log_every,
+        trainer.eval_every or epoch,
+        trainer.checkpoint_every,
+    )
+
+
+def _checkpointing(
+    prepared: Prepared, folder: RunFolder, tell: Callable[[str], None]
+) -> Checkpointing:
+    trainer = prepared.config.trainer
+    return Checkpointing(
+        Checkpoints(folder.path, keep=trainer.keep, keep_best=trainer.keep_best),
+        every=trainer.checkpoint_every,
+        minutes=trainer.checkpoint_minutes,
+        keep_best=trainer.keep_best,
+        tell=tell,
+    )
 
 
 def _rules(config: TrainConfig) -> DivergenceRules:
@@ -251,13 +375,22 @@ def _evaluation(prepared: Prepared) -> EvaluationLoop | None:
 
 @contextmanager
 def _board(
-    prepared: Prepared, result: RunReport, folder: RunFolder, composed: dict[str, str]
+    prepared: Prepared,
+    result: RunReport,
+    folder: RunFolder,
+    composed: dict[str, str],
+    resumed: Resumption | None,
 ) -> Iterator[Board | None]:
     """The event file, with the dashboard's layout, and what the run is as settings and text."""
     if not prepared.config.telemetry.tensorboard:
         yield None
         return
-    with Board(folder.tensorboard) as board:
+    known = resumed is not None and any(folder.tensorboard.glob(f"{PREFIX}*"))
+    with Board(folder.tensorboard, folder.lost) as board:
+        result.artifacts["tensorboard"] = folder.relative(folder.tensorboard)
+        if known:
+            yield board
+            return
         board.layout()
         reason = f"{result.precision.policy}: {result.precision.reason}"
         board.text("run/precision", markdown.escape(reason))
@@ -265,16 +398,27 @@ def _board(
         board.text("run/layers", markdown.table(markdown.LAYER_COLUMNS, layers))
         board.text("run/config", markdown.fenced(composed["config"], "yaml"))
         hparams.begin(board, result, composed.get("overrides", "[]"))
-        result.artifacts["tensorboard"] = folder.relative(folder.tensorboard)
+        board.flush()
         yield board
 
 
-def _save(model: keras.Model, result: RunReport, folder: RunFolder) -> None:
+def _save(model: keras.Model, result: RunReport, folder: RunFolder, console: Console) -> None:
     """Save the model, and say what else lies in the folder."""
     start = time.perf_counter()
-    saving.save(model, folder.path / "model.keras")
+    try:
+        saving.save(model, folder.path / "model.keras")
+    except OSError as error:
+        folder.check()
+        message = f"The model cannot be saved: {error.strerror or error}."
+        if result.status != "interrupted":
+            result.status, result.reason = "failed", report.Reason(rule="save", message=message)
+        console.error(
+            f"{message}\n  to do:   make room, and mpt train resume={folder.path} saves it"
+        )
+        return
     result.artifacts["model"] = "model.keras"
-    result.wall_seconds.save = time.perf_counter() - start
+    saved = time.perf_counter() - start
+    result.wall_seconds.save = (result.wall_seconds.save or 0.0) + saved
 
 
 @contextmanager
@@ -288,7 +432,11 @@ def _failures_reported(result: RunReport, console: Console, folder: RunFolder) -
         result.diagnosis.append({"message": message})
     except KeyboardInterrupt:
         result.status = "interrupted"
-        result.reason = report.Reason(rule="signal", message="interrupted at once")
+        result.reason = report.Reason(rule="interrupt", message="interrupted at once")
+    except FolderGone as error:
+        result.status = "failed"
+        result.reason = report.Reason(rule="folder", message=str(error))
+        console.error(f"{error}\n  What it held is lost; the run ends here.")
     except Exception as error:
         result.status = "failed"
         result.reason = report.Reason(rule="error", message=f"{type(error).__name__}: {error}")

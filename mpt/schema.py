@@ -110,6 +110,16 @@ class TrainerConfig:
     warmup_steps: int = key(20, "First steps left out of the throughput.", ge=0)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    on_divergence: str = key(
+        "stop",
+        "What follows a rule of divergence: end the run, or go back to the last good checkpoint.",
+        choices=("stop", "rollback"),
+    )
+    max_rollbacks: int = key(3, "Times that a run goes back before it ends.", ge=1)
+    checkpoint_every: int | None = key(500, "Steps between checkpoints; null: none.", ge=1)
+    checkpoint_minutes: float | None = key(None, "Minutes between checkpoints.", gt=0)
+    keep: int = key(2, "Newest checkpoints that are kept.", ge=1)
+    keep_best: bool = key(True, "Keep the checkpoint of the best evaluation, too.")
     callbacks: list[Any] = key([], "Keras callbacks, each a node with _target_.")
     smoke_checks: bool = key(False, "Check the run's own invariants at its end.")
 
@@ -155,7 +165,7 @@ class TrainConfig:
     )
     batch_size: Any = key(128, "Examples a step, over all devices; max: the most that fit.", ge=1)
     run_dir: str = key(MISSING, "Folder of the run.")
-    resume: str | None = key(None, "Folder of a sweep: run what it lacks.")
+    resume: str | None = key(None, "Folder of a run or a sweep that is to go on.")
     init_from: str | None = key(None, "Weights to start from: .keras, .weights.h5 or a run.")
     recipe: str | None = key(None, "Name of the recipe in use.")
     published: list[Any] = key(

@@ -3,14 +3,20 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
+from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
+from mpt import checkpointing
+from mpt.checkpointing import Checkpointing, Part
+from mpt.interrupts import Interrupts
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
+from mpt.resumable import Callbacks, RandomNumbers, Variables
 from mpt.stopping import Best, Cause, DivergenceRules, Reason
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
@@ -28,10 +34,13 @@ class Schedule:
     steps_per_epoch: int
     log_every: int
     eval_every: int
+    checkpoint_every: int | None = None
 
     def next_edge(self, step: int) -> int:
         """The first step after `step` at which the host has something to do."""
-        periods = (self.log_every, self.eval_every, self.steps_per_epoch)
+        periods = [self.log_every, self.eval_every, self.steps_per_epoch]
+        if self.checkpoint_every is not None:
+            periods.append(self.checkpoint_every)
         return min(self.total_steps, *((step // period + 1) * period for period in periods))
 
 
@@ -42,7 +51,9 @@ class Outcome:
     Attributes:
         status: completed, stopped_early, diverged or interrupted.
         final: last value of each `train/*` and `validation/*` tag.
-        seconds: wall time by activity: train, evaluate, diagnose.
+        seconds: wall time by activity: train, evaluate, diagnose, save.
+        checkpoint: the one that was written last; None where none was, or it failed.
+        rollbacks: one entry for each time the run went back: from_step, to_step, rule.
     """
 
     status: str = "completed"
@@ -50,8 +61,10 @@ class Outcome:
     steps: int = 0
     final: Values = field(default_factory=dict)
     seconds: dict[str, float] = field(
-        default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "diagnose": 0.0}
+        default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "diagnose": 0.0, "save": 0.0}
     )
+    checkpoint: Path | None = None
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -65,6 +78,12 @@ class Training:
             either may be missing.
         learning_rate: reads the optimizer's present learning rate.
         diagnose: given each drained window, says what broke a step of it, if any broke.
+        batches_from: an iterator over the training data from a batch on, counted from 0.
+        checkpoints: writes what the run can go on from; None: it writes none.
+        parts: what a checkpoint holds besides, by name.
+        max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
+            leaves out the batches since; 0: it stops.
+        tell: told when the run goes back.
     """
 
     model: keras.Model
@@ -81,28 +100,132 @@ class Training:
     record: Callable[[int, Window | None, Values], None]
     learning_rate: Callable[[], float]
     diagnose: Callable[[Window], Cause | None]
+    batches_from: Callable[[int], Iterator[Any]]
+    checkpoints: Checkpointing | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    max_rollbacks: int = 0
+    tell: Callable[[str], None] = print
     callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
     _drained_at: int = 0
+    _pending: list[dict[str, np.ndarray]] = field(default_factory=list)
     _window_seconds: float = 0.0
     _step_seconds: float = 0.0
     _finalized: bool = False
+    _left_out: int = 0
+    _saved_at: int | None = None
 
-    def run(self) -> Outcome:
-        """Train to the last step, or until a rule, a callback or a signal ends it."""
+    def run(self, resumed: Mapping[str, Any] | None = None) -> Outcome:
+        """Train to the last step, or until a rule, a callback or a signal ends it.
+
+        Args:
+            resumed: the state in the checkpoint that the run goes on from.
+
+        Raises:
+            ValueError: that state does not fit this run; nothing was trained.
+        """
         hooks = _callback_list(self.callbacks, self.model, self.schedule)
-        with _interrupts() as interrupted:
+        self._variables = Variables(self.model)
+        self._all_parts: dict[str, Part] = {  # those that write to the run's folder come last
+            "variables": self._variables,
+            "callbacks": Callbacks(hooks.callbacks),
+            "random": RandomNumbers(),
+            "rules": self.rules,
+            "best": self.best,
+            "loss_scale": self.history,
+            "throughput": self.throughput,
+            "steps_per_execution": self.steps_per_execution,
+            "training": self,
+            **self.parts,
+        }
+        with Interrupts(self.loop.halt) as interrupted:
             hooks.on_train_begin()
+            if resumed is not None:
+                self._go_on_from(resumed)
+            elif self.max_rollbacks:
+                self._save()  # there must be one to go back to
             while self.outcome.steps < self.schedule.total_steps:
                 with self._accounting():
-                    self._call(hooks)
-                    reason = self._edge(hooks)
-                if reason or interrupted or self.model.stop_training:
+                    reason = self._edge(hooks) if self._call(hooks) else None
+                if reason and not interrupted and self._roll_back(reason):
+                    continue
+                early = interrupted and self.outcome.steps < self.schedule.total_steps
+                if reason or early or self.model.stop_training:
                     self._end(reason, interrupted, hooks)
                     break
         self._finalize()
         hooks.on_train_end()
         return self.outcome
+
+    def state(self) -> dict[str, Any]:
+        """Where training stands, and what it has measured since the last logged step."""
+        self._collect()
+        return {
+            "step": self.outcome.steps,
+            "left_out": self._left_out,
+            "drained_at": self._drained_at,
+            "pending": self._rows(),
+            "window_seconds": self._window_seconds,
+            "final": dict(self.outcome.final),
+            "seconds": dict(self.outcome.seconds),
+            "rollbacks": list(self.outcome.rollbacks),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Stand where `state` says. The data's place is `batches_from`'s to take."""
+        outcome = self.outcome
+        outcome.steps, self._left_out = int(state["step"]), int(state["left_out"])
+        self._drained_at = int(state["drained_at"])
+        self._pending = [dict(state["pending"])] if state["pending"] else []
+        self._window_seconds = float(state["window_seconds"])
+        outcome.final = {str(tag): float(value) for tag, value in state["final"].items()}
+        outcome.seconds |= {name: float(value) for name, value in state["seconds"].items()}
+        outcome.rollbacks = [dict(each) for each in state["rollbacks"]]
+        self._finalized = False
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        checkpointing.restore(self._all_parts, state)
+        step = self._saved_at = self.outcome.steps
+        self.loop.restart(self.batches_from(step + self._left_out))
+        self.throughput.warm_up_again(step)
+
+    def _save(self, *, best: bool = False) -> None:
+        """Write a checkpoint of the present step, whose edge is behind it."""
+        if self.checkpoints is None or self._saved_at == self.outcome.steps:
+            return
+        self._collect()
+        start = time.perf_counter()
+        healthy = self.rules.healthy(self._rows())
+        self.outcome.checkpoint = self.checkpoints.save(
+            self.outcome.steps, self._all_parts, healthy=healthy, best=best
+        )
+        self._saved_at = self.outcome.steps
+        self.outcome.seconds["save"] += time.perf_counter() - start
+
+    def _roll_back(self, reason: Reason) -> bool:
+        """Go back to the last good checkpoint and leave out the batches since, if that may help."""
+        outcome = self.outcome
+        early = reason.rule == "early_stopping"
+        if early or self.checkpoints is None or len(outcome.rollbacks) >= self.max_rollbacks:
+            return False
+        found = self.checkpoints.last_healthy()
+        if found is None:
+            return False
+        position, seconds = outcome.steps + self._left_out, dict(outcome.seconds)
+        since = outcome.steps - found.step
+        entry = {"from_step": outcome.steps, "to_step": found.step, "rule": reason.rule}
+        earlier = [*outcome.rollbacks, entry]
+        checkpointing.restore(self._all_parts, found.state)
+        self.checkpoints.store.forget_after(found.step)
+        self._saved_at = found.step
+        outcome.seconds, outcome.rollbacks = seconds, earlier
+        self._left_out = position - found.step
+        self.loop.restart(self.batches_from(position))
+        self.tell(
+            f"{reason.message}\n  The run goes back to step {found.step} and leaves out the "
+            f"{since} batches since ({len(earlier)} of trainer.max_rollbacks={self.max_rollbacks})."
+        )
+        return True
 
     @contextmanager
     def _accounting(self) -> Iterator[None]:
@@ -119,10 +242,10 @@ class Training:
 
     def _other_seconds(self) -> float:
         """Time at the edges of steps that is not training's."""
-        return self.outcome.seconds["evaluate"] + self.outcome.seconds["diagnose"]
+        return sum(value for name, value in self.outcome.seconds.items() if name != "train")
 
-    def _call(self, hooks: keras.callbacks.CallbackList) -> None:
-        """One call of the device: steps up to the next edge."""
+    def _call(self, hooks: keras.callbacks.CallbackList) -> int:
+        """One call of the device: steps up to the next edge, or none after an interrupt."""
         step, schedule = self.outcome.steps, self.schedule
         batch = step % schedule.steps_per_epoch
         if batch == 0:
@@ -132,7 +255,9 @@ class Training:
         count = min(self.steps_per_execution.value, schedule.next_edge(step) - step)
         hooks.on_train_batch_begin(batch)
         start = time.perf_counter()
-        self.loop.run(count)
+        count = self.loop.run(count)
+        if not count:
+            return 0
         if tuning:
             self.loop.wait()
         seconds = time.perf_counter() - start
@@ -147,6 +272,7 @@ class Training:
         # A callback of batches wants numbers, which cost a synchronization; others do without.
         logs = metric_values(self.model) if _wants_batches(self.callbacks) else {}
         hooks.on_train_batch_end(batch + count - 1, logs)
+        return count
 
     def _edge(self, hooks: keras.callbacks.CallbackList) -> Reason | None:
         """What is due at the present step; the reason to stop, or None."""
@@ -171,20 +297,39 @@ class Training:
             metrics = metric_values(self.model) if self.callbacks else {}
             logs = {**metrics, **self._validation_logs()}
             hooks.on_epoch_end((step - 1) // schedule.steps_per_epoch, logs)
+        if reason is None and self.checkpoints is not None:
+            best = evaluating and self.best.step == step and self.checkpoints.keep_best
+            if best or ended or self.checkpoints.due(step):
+                self._save(best=best)
         return reason
 
-    def _drain(self) -> Window:
-        """The window of the steps since the last drain. Waits for the device."""
+    def _collect(self) -> None:
+        """Take what the device has measured off it. Waits for the device."""
         start = time.perf_counter()
         rows = self.loop.drain()
+        if rows["loss"].size:
+            self._pending.append(rows)
         waited = time.perf_counter() - start
         self._step_seconds += waited
+        self._window_seconds += waited
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        """What was measured of the steps since the last logged one; empty where there are none."""
+        if len(self._pending) > 1:
+            columns = self._pending[0]
+            joined = {c: np.concatenate([rows[c] for rows in self._pending]) for c in columns}
+            self._pending = [joined]
+        return self._pending[0] if self._pending else {}
+
+    def _drain(self) -> Window:
+        """The window of the steps since the last one. Waits for the device."""
+        self._collect()
         step = self.outcome.steps
         steps = step - self._drained_at
         window = Window(
             step=step,
-            rows=rows,
-            seconds=self._window_seconds + waited,
+            rows=self._rows(),
+            seconds=self._window_seconds,
             examples=steps * self.batch_size,
             metrics=metric_values(self.model),
             learning_rate=self.learning_rate(),
@@ -194,7 +339,7 @@ class Training:
             self.throughput.add(step, steps, window.seconds)
         self.throughput.add_wait(window)
         self.history.add(window)
-        self._drained_at, self._window_seconds = step, 0.0
+        self._drained_at, self._window_seconds, self._pending = step, 0.0, []
         self.outcome.final.update(window.train_values)
         return window
 
@@ -229,6 +374,7 @@ class Training:
     def _finalize(self) -> None:
         """Put the weights' moving average, if there is one, in their place, once."""
         if not self._finalized:
+            self._variables.keep_raw()
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
             self._finalized = True
 
@@ -240,20 +386,24 @@ class Training:
     def _end(
         self,
         reason: Reason | None,
-        interrupted: list[int],
+        interrupted: Interrupts,
         hooks: keras.callbacks.CallbackList,
     ) -> None:
         """Name why training ends before its last step."""
         step = self.outcome.steps
-        if step > self._drained_at:
+        diverged = reason is not None and reason.rule != "early_stopping"
+        if not diverged:
+            self._save(best=self.best.step == step)  # without the row that follows: a resumed run
+        if step > self._drained_at:  # writes it again when it is whole
             window = self._drain()
             self.record(step, window, {})
-            reason = self._check(window) or reason
+            if not interrupted:
+                reason = self._check(window) or reason
         if reason is not None:
             early = reason.rule == "early_stopping"
             self.outcome.status = "stopped_early" if early else "diverged"
         elif interrupted:
-            name = signal.Signals(interrupted[0]).name
+            name = signal.Signals(interrupted.received[0]).name
             self.outcome.status = "interrupted"
             reason = Reason("signal", step, f"{name} was received")
         elif step < self.schedule.total_steps:
@@ -293,21 +443,3 @@ def _wants_batches(callbacks: list[keras.callbacks.Callback]) -> bool:
         or type(callback).on_batch_end is not base.on_batch_end
         for callback in callbacks
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Signals received: the first ends training after the running call, a second one at once."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-
-    previous = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 BLOCK = 16  # steps timed at a time; also the larger of the two group sizes compared
 ROUNDS = 3
@@ -29,6 +30,7 @@ class StepsPerExecution:
     settled_at: int = 0
     _times: dict[int, list[float]] | None = None
     _block: tuple[int, float] = (0, 0.0)
+    _first: bool = True
 
     @classmethod
     def choose(cls, asked: int | str, total_steps: int, deterministic: bool) -> "StepsPerExecution":
@@ -41,6 +43,15 @@ class StepsPerExecution:
             return cls(1, f"not measured: the run has fewer than {SHORTEST_RUN} steps")
         return cls(1, "measuring", _times={})
 
+    def state(self) -> dict[str, Any]:
+        """The choice, where it has been made."""
+        return {"value": None if self.measuring else self.value, "reason": self.reason}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Keep to a choice made before; where there was none, it is still to be made."""
+        if state["value"] is not None:
+            self._settle(int(state["value"]), str(state["reason"]))
+
     @property
     def measuring(self) -> bool:
         return self._times is not None
@@ -49,7 +60,8 @@ class StepsPerExecution:
         """Learn from one finished call that ended at `step`; `seconds` is its synchronized time."""
         if self._times is None:
             return
-        if step == steps:  # the first call traces
+        if self._first:  # the first call traces
+            self._first = False
             return
         done, spent = self._block[0] + steps, self._block[1] + seconds
         self._block = (done, spent)

@@ -9,6 +9,7 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.instantiate import check_allowed, check_arguments
 from mpt.isolation import Job, execute
+from mpt.schema import TrainConfig
 
 
 def single(
@@ -111,17 +112,7 @@ def job_of(
         raise
     except Exception as error:
         raise composition.explain(error, flags, overrides) from error
-    if typed.resume is not None:
-        raise ConfigurationError(
-            "resume belongs on the command line of mpt train -m, not in a configuration.",
-            where="resume",
-            remedy="leave it out here",
-        )
-    for key in ("model", "dataset", "optimizer", "loss", "metrics"):
-        check_allowed(getattr(typed, key), where=key, allow=options.allow)
-    check_allowed(typed.trainer.callbacks, where="trainer.callbacks", allow=options.allow)
-    check_arguments(typed.model, where="model", supplied=("shape", "classes"))
-    check_arguments(typed.dataset, where="dataset", supplied=("batch_size", "seed"))
+    checked(typed, options)
     assert isinstance(values, dict)
     hydra = HydraConfig.get()
     return Job(
@@ -129,7 +120,7 @@ def job_of(
         run_dir=run_dir,
         command=command,
         composed={
-            "config": OmegaConf.to_yaml(config),
+            "config": OmegaConf.to_yaml(config, resolve=True),
             "overrides": OmegaConf.to_yaml(hydra.overrides.task),
             "hydra": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
         },
@@ -137,3 +128,23 @@ def job_of(
         allow=options.allow,
         debug=options.debug,
     )
+
+
+def checked(config: TrainConfig, options: Options) -> TrainConfig:
+    """`config`, if nothing in it is wrong that can be told without building anything.
+
+    Raises:
+        ConfigurationError: it names code that is not admitted, or arguments that do not fit.
+    """
+    if config.resume is not None:
+        raise ConfigurationError(
+            "resume belongs on the command line of mpt train, not in a configuration.",
+            where="resume",
+            remedy="leave it out here",
+        )
+    for key in ("model", "dataset", "optimizer", "loss", "metrics"):
+        check_allowed(getattr(config, key), where=key, allow=options.allow)
+    check_allowed(config.trainer.callbacks, where="trainer.callbacks", allow=options.allow)
+    check_arguments(config.model, where="model", supplied=("shape", "classes"))
+    check_arguments(config.dataset, where="dataset", supplied=("batch_size", "seed"))
+    return config

@@ -32,6 +32,7 @@ STATUS = {
     errors.INVALID: "invalid",
     errors.DIVERGED: "diverged",
     errors.OUT_OF_MEMORY: "oom",
+    errors.SAVED: "interrupted",
     errors.INTERRUPTED: "interrupted",
 }
 

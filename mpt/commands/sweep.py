@@ -27,7 +27,7 @@ from mpt.commands.outcomes import (
     try_to_write,
     write_sweep,
 )
-from mpt.commands.sweep_task import sets, wait_while_at_work
+from mpt.commands.sweep_task import wait_while_at_work
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.launching import Stop, launcher_of
@@ -210,48 +210,3 @@ def _without_hydra(composed: Any) -> Any:
         composed.run_dir = "."
         del composed["hydra"]
     return composed
-
-
-def take_resume(overrides: list[str]) -> tuple[list[str], Path | None]:
-    """Turn `resume=SWEEP`, where there is one, into the sweep's folder: its jobs resume nothing.
-
-    Returns:
-        The overrides for Hydra, and the folder that is to be completed.
-
-    Raises:
-        ConfigurationError: it is not a sweep's, or another folder is named beside it.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    named = [each for each in overrides if sets(each, "resume")]
-    kept = [each for each in overrides if not sets(each, "resume")]
-    try:
-        value = OverridesParser.create().parse_override(named[-1]).value() if named else None
-    except Exception as error:
-        raise _to_be_quoted(named[-1]) from error
-    if value is None:
-        return kept, None
-    folder = Path(str(value))
-    if not isinstance(value, str):
-        raise _to_be_quoted(named[-1])
-    if not (folder / SWEEP).is_file() and not (folder / JOBS / PLAN).is_file():
-        raise ConfigurationError(
-            "There is no sweep to resume: no sweep.json in this folder.",
-            where=f"resume={folder}",
-            remedy="name the folder that the sweep's last line gave, sweeps/DATE/TIME",
-        )
-    if any(sets(each, "hydra.sweep.dir") for each in kept):
-        raise ConfigurationError(
-            "resume names the sweep's folder; hydra.sweep.dir names another.",
-            where="hydra.sweep.dir",
-            remedy="leave hydra.sweep.dir out",
-        )
-    return [*kept, composition.assign("hydra.sweep.dir", folder.resolve())], folder
-
-
-def _to_be_quoted(override: str) -> ConfigurationError:
-    return ConfigurationError(
-        "This path has characters that must be quoted.",
-        where=override,
-        remedy="write \"resume='PATH'\"",
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpt import composition, errors, isolation, postmortem
+from mpt import composition, errors, isolation, postmortem, resuming
 from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
@@ -89,7 +89,8 @@ class SweepTask:
         self._say(f"job {index}: {' '.join(varied)}")
         try:
             note(folder, outcome)
-            self._run(config, run_dir, outcome, stop)
+            again = self.resuming or elsewhere
+            self._run(config, folder, run_dir, outcome, stop, again=again)
         except OSError as error:  # such as a full disk
             print(f"error: job {index} left no report: {error.strerror}", file=sys.stderr)
             outcome.exit_code, outcome.status = errors.FAILED, "failed"
@@ -98,7 +99,16 @@ class SweepTask:
             try_to_write(lambda: note(folder, outcome))
         return _objective(outcome)
 
-    def _run(self, config: Any, run_dir: Path, outcome: Outcome, stop: Stop | None) -> None:
+    def _run(
+        self,
+        config: Any,
+        folder: Path,
+        run_dir: Path,
+        outcome: Outcome,
+        stop: Stop | None,
+        *,
+        again: bool,
+    ) -> None:
         try:
             check_folder(outcome.overrides)
             job = job_of(
@@ -108,6 +118,8 @@ class SweepTask:
             isolation.report(error, debug=self.options.debug)
             outcome.exit_code, outcome.status = error.exit_code, "invalid"
             return
+        if again:
+            _make_room(folder, job, outcome.index)
         if stop is None:
             self._spawn(job, outcome, {}, stop)
             return
@@ -129,8 +141,8 @@ class SweepTask:
         except SearchFailed as failure:
             said, outcome.exit_code = str(failure), failure.exit_code
             print(f"error: {failure}", file=sys.stderr)
-        except KeyboardInterrupt:
-            outcome.exit_code = errors.INTERRUPTED
+        except KeyboardInterrupt as interrupt:
+            outcome.exit_code = getattr(interrupt, "code", errors.INTERRUPTED)
             if stop is None:
                 raise
         finally:
@@ -205,16 +217,27 @@ def _objective(outcome: Outcome) -> float | None:
 
 
 def _final_outcome(folder: Path, outcome: Outcome) -> Outcome | None:
-    """The outcome of a run that ended so before; None where it must run, in an empty folder."""
+    """The outcome of a run that ended so before; None where it must run."""
     noted = outcome_of(folder, outcome.index)
-    run_dir = folder / outcome.folder
-    if noted is not None and noted.status in FINAL and (run_dir / REPORT).exists():
+    if noted is not None and noted.status in FINAL and (folder / outcome.folder / REPORT).exists():
         return noted
-    if run_dir.is_dir() and any(run_dir.iterdir()):
-        aside = folder / JOBS / "replaced" / f"{outcome.index}-{time.time_ns()}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        run_dir.rename(aside)
     return None
+
+
+def _make_room(folder: Path, job: Job, index: int) -> None:
+    """Move an earlier run of the job aside, unless it can go on from a checkpoint."""
+    run_dir = Path(job.run_dir)
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return
+    try:
+        found = resuming.find(run_dir, to_config(job.config))
+    except ConfigurationError:  # its configuration was another one, or its checkpoints are broken
+        found = None
+    if isinstance(found, resuming.Resumption) and found.found is not None:
+        return
+    aside = folder / JOBS / "replaced" / f"{index}-{time.time_ns()}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    run_dir.rename(aside)
 
 
 def wait_while_at_work(run_dir: Path) -> None:

@@ -5,15 +5,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mpt import composition, errors, isolation, postmortem
+from mpt import composition, errors, isolation, postmortem, resuming
 from mpt.batch_search import SearchFailed, settle
-from mpt.commands import Options
+from mpt.commands import Options, resume
 from mpt.commands.jobs import job_of
-from mpt.commands.sweep import Sweep, take_resume
+from mpt.commands.sweep import Sweep
 from mpt.commands.sweep_task import SweepTask, check_folder
 from mpt.config import to_config
+from mpt.console import Console
 from mpt.errors import ConfigurationError, LauncherError
-from mpt.isolation import Job, execute, spawn
+from mpt.isolation import ChildInterrupted, Job, execute, spawn
 from mpt.launching import planned, stopping
 
 
@@ -32,7 +33,11 @@ def main(argv: list[str], options: Options) -> int:
     """
     flags, overrides = composition.arrange(argv)
     command = ["mpt", "train", *argv]
-    overrides, resumed = take_resume(overrides)
+    overrides, resumed = resume.take(overrides)
+    if resumed is not None and not resume.is_sweep(resumed):
+        return _run(resume.of_run(resumed, flags, overrides, command, options))
+    if resumed is not None:
+        overrides = resume.of_sweep(overrides, resumed)
     task = SweepTask(
         command, flags, overrides, options, isolation.this_process(), resuming=resumed is not None
     )
@@ -68,7 +73,7 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
         outcome = sweep.close(patient=not interrupts.seen)
         composition.prune()
     if interrupts.seen:
-        return errors.INTERRUPTED
+        return outcome if sweep.started and not interrupts.insisted else errors.INTERRUPTED
     if refusals:
         raise refusals[0]
     if sweep.started:
@@ -109,7 +114,15 @@ def _single(config: Any, task: SweepTask) -> int:
             remedy="give the sweep's own command, with -m, and add resume=PATH",
         )
     run_dir = HydraConfig.get().runtime.output_dir
-    job = job_of(config, task.flags, task.overrides, run_dir, task.command, task.options)
+    return _run(job_of(config, task.flags, task.overrides, run_dir, task.command, task.options))
+
+
+def _run(job: Job) -> int:
+    """Train, in this process unless its memory is limited."""
+    ended = resuming.find(Path(job.run_dir), to_config(job.config))
+    if isinstance(ended, resuming.Ended):  # told here, for TensorFlow takes seconds to load
+        Console(job.verbosity).nothing_left(ended.message, Path(job.run_dir))
+        return ended.exit_code
     if job.config["batch_size"] != "max" and job.config["device"]["memory_limit_mb"] is None:
         return execute(job)
     try:
@@ -126,7 +139,10 @@ def _single(config: Any, task: SweepTask) -> int:
 def _in_child(job: Job) -> int:
     """Run `job` in a process of its own, whose memory can run out without ending this one."""
     started, folder = time.time(), Path(job.run_dir)
-    code = spawn(job)
+    try:
+        code = spawn(job)
+    except ChildInterrupted as interrupt:
+        code = interrupt.code
     if folder.is_dir():
         config = to_config(job.config)
         postmortem.write(folder, config, command=job.command, exit_code=code, started=started)

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mpt.numerics.state import components
+from mpt.variables import components
 
 Step = Callable[[Any], None]
 

@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from mpt.numerics.capture import Captured
 from mpt.numerics.provenance import Step, extent
-from mpt.numerics.state import components, restored
+from mpt.numerics.state import restored
 from mpt.numerics.tap import tapped_step
 from mpt.precision import computing_in, walk
+from mpt.variables import components
 
 
 class Replay:
@@ -46,7 +47,7 @@ class Replay:
 @contextmanager
 def replaying(model: keras.Model, captured: Captured) -> Iterator[Replay]:
     """The model in the captured state; it has its own back afterwards."""
-    with restored(model, model.optimizer):
+    with restored(model):
         for own, value in zip(components(model.variables), captured.state, strict=True):
             for part in own:
                 part.assign(value)

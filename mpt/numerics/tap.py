@@ -93,7 +93,7 @@ def tapped_step(
     tf.config.run_functions_eagerly(True)  # a train_step that is a tf.function shows its layers too
     try:
         with (
-            restored(model, model.optimizer),
+            restored(model),
             _optimizer_tapped(model, step, scale, reduce),
             _calls_tapped(model, step, reduce),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -44,6 +45,21 @@ class Watch:
         self._told: set[tuple[str | None, str | None]] = set()
         self._replays = 0
         self._rearm_at: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What was told so far, and when to look again."""
+        return {
+            "told": [list(told) for told in sorted(self._told, key=str)],
+            "replays": self._replays,
+            "rearm_at": self._rearm_at,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what was told before, with nothing captured."""
+        self._told = {(direction, path) for direction, path in state["told"]}
+        self._replays = int(state["replays"])
+        self._rearm_at = None if state["rearm_at"] is None else int(state["rearm_at"])
+        self._capture.rearm()
 
     def check(self, window: Window) -> Cause | None:
         """What broke the step that was captured in this window; None: nothing was.

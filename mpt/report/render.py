@@ -81,6 +81,9 @@ def closing_rows(report: RunReport) -> list[tuple[str, str]]:
     return rows
 
 
+LABELS = {"best_checkpoint": "best", "last_good_checkpoint": "last good"}
+
+
 def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
     """What to look at next, as (what for, path); paths that do not exist are left out."""
     artifacts = {"report": "report.json", "metrics": "metrics.jsonl", "log": "train.log"}
@@ -91,9 +94,8 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
     for name in names:
         path = folder / artifacts[name]
         if os.path.exists(path):
-            found.append(
-                (name, NEXT[name].format(path=path) if name == "tensorboard" else str(path))
-            )
+            shown = NEXT[name].format(path=path) if name == "tensorboard" else str(path)
+            found.append((LABELS.get(name, name), shown))
     return found
 
 

@@ -154,6 +154,9 @@ class Training:
     epochs: float | None = item("Epochs done or begun.")
     batch_size: int | None = item("Examples a step, over all devices.")
     resumed_from_step: int | None = item("Step from which the run went on.")
+    rollbacks: list[dict[str, Any]] = item(
+        "Times that the run went back to a good checkpoint: from_step, to_step, rule.", list
+    )
 
 
 @dataclass

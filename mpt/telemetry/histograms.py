@@ -98,8 +98,7 @@ def _buckets(edges: Sequence[int], counts: Sequence[int]) -> np.ndarray:
 class ExponentHistograms:
     """Counts on the device at every `every`-th step, and holds the last counts until they are read.
 
-    Made in the scope of the model's strategy. Its two variables are no part of the optimizer or of
-    a checkpoint: the next histogram overwrites them.
+    Made in the scope of the model's strategy. Its two variables are no part of the optimizer.
 
     Args:
         watched: the layers, each with its weights; at least one.
@@ -138,6 +137,18 @@ class ExponentHistograms:
             return 0
 
         tf.cond(number % self.every == 0, count, lambda: 0)
+
+    def state(self) -> dict[str, Any]:
+        """The last counts, which may not have been read yet."""
+        return {
+            "step": int(tf.convert_to_tensor(self._step).numpy()),
+            "counts": tf.convert_to_tensor(self._counts).numpy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Hold the counts of `state`."""
+        self._counts.assign(state["counts"])
+        self._step.assign(int(state["step"]))
 
     def within(self, window: Window) -> bool:
         """Whether one of the window's steps was counted; tells it without asking the device."""

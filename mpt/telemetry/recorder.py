@@ -9,13 +9,14 @@ A new metric is a function from a `Window` to its tags, added to `sources`.
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from mpt.console import Console
-from mpt.run_folder import RunFolder
+from mpt.run_folder import METRICS, RunFolder
 from mpt.telemetry import loss_scale, memory, throughput
 from mpt.telemetry.histograms import ExponentHistograms
-from mpt.telemetry.tensorboard import Board
+from mpt.telemetry.tensorboard import PREFIX, Board
 from mpt.telemetry.window import Window
 
 Source = Callable[[Window], dict[str, float]]
@@ -52,12 +53,48 @@ class Recorder:
         self._steps_per_epoch = steps_per_epoch
         self._histograms = histograms
         self._started = time.perf_counter()
+        self._step = 0
+
+    def state(self) -> dict[str, Any]:
+        """How far the files have come, and what is yet to be written to them."""
+        return {
+            "step": self._step,
+            "metrics": self._folder.size(self._folder.path / METRICS),
+            "events": {path.name: self._folder.size(path) for path in self._event_files()},
+            "seconds": self._seconds(),
+            "histograms": self._histograms.state() if self._histograms else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back all that was written since, so that no step is recorded twice."""
+        sizes = {str(name): int(size) for name, size in state["events"].items()}
+        self._folder.cut(self._folder.path / METRICS, int(state["metrics"]))
+        if self._histograms and state["histograms"]:
+            self._histograms.restore(state["histograms"])
+        self._started = min(self._started, time.perf_counter() - float(state["seconds"]))
+        if self._board is None:
+            return
+        self._board.close()
+        for path in self._event_files():
+            if path.name in sizes:
+                self._folder.cut(path, sizes[path.name])
+            else:
+                path.unlink(missing_ok=True)
+        self._step = int(state["step"])
+        self._board.begin_file(self._step + 1)
+
+    def _event_files(self) -> list[Path]:
+        return sorted(self._folder.tensorboard.glob(f"{PREFIX}*"))
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
 
     def record(self, step: int, window: Window | None, validation: dict[str, float]) -> None:
         """Write one row: the tags of `window`, if there is one, and the `validation/*` values.
 
         A row of metrics.jsonl has the step, its epoch, and the seconds since training began, too.
         """
+        self._step = step
         values: dict[str, float] = {}
         if window is not None:
             values |= window.train_values
@@ -69,7 +106,7 @@ class Recorder:
         row: dict[str, Any] = {
             "step": step,
             "epoch": math.ceil(step / self._steps_per_epoch),
-            "wall_seconds": time.perf_counter() - self._started,
+            "wall_seconds": self._seconds(),
         }
         self._folder.append_metrics({**row, **values})
         if self._board is not None:

@@ -4,14 +4,15 @@ A scalar is stored as a float32, as TensorBoard's format has it: `EventAccumulat
 reads it. The file is flushed by `flush`, which the run calls at every logged step.
 """
 
+import io
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
@@ -20,6 +21,10 @@ from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from mpt.run_folder import AppendFile
+
+PREFIX = "events.out.tfevents."
 
 # Category -> chart -> patterns of the tags drawn in it.
 DASHBOARD: dict[str, dict[str, tuple[str, ...]]] = {
@@ -51,21 +56,46 @@ DASHBOARD: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+def raise_unwritten(path: Path, error: OSError) -> None:
+    """For a `Board` on its own: what cannot be written ends it."""
+    raise error
+
+
 class Board:
     """One event file in `log_dir`, which is made if need be. Use `close`, or `with`.
+
+    Args:
+        failed: told where the file cannot be written; what was to be written is left out.
 
     Attributes:
         path: the event file.
     """
 
-    def __init__(self, log_dir: str | Path):
-        folder = Path(log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self.path = folder / name
+    def __init__(
+        self, log_dir: str | Path, failed: Callable[[Path, OSError], None] = raise_unwritten
+    ):
+        self._folder = Path(log_dir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._failed = failed
         self._described: set[str] = set()
-        self._writer = RecordWriter(open(self.path, "xb"))  # noqa: SIM115, closed by `close`
+        self._waiting = io.BytesIO()
+        self._writer = RecordWriter(self._waiting)
+        self.begin_file()
+
+    def begin_file(self, step: int | None = None) -> None:
+        """Begin another file, which readers take up once they have read the former ones.
+
+        Args:
+            step: what former files hold from there on is void: a TensorBoard that has read it
+                drops it.
+        """
+        name = f"{PREFIX}{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = self._folder / name
+        self._file = AppendFile(self.path, self._failed)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(wall_time=time.time(), step=step, session_log=start))
         self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -120,13 +150,16 @@ class Board:
         )
 
     def flush(self) -> None:
-        """Hand what was written to the system, so that readers see it."""
-        self._writer.flush()
+        """Hand what was written to the system, so that readers see it: whole records, or none."""
+        if content := self._waiting.getvalue():
+            self._file.append(content)
+            self._waiting.seek(0)
+            self._waiting.truncate()
 
     def close(self) -> None:
         """Close the file; to close it again does no harm."""
-        if not self._writer.closed:
-            self._writer.close()
+        self.flush()
+        self._file.close()
 
     def __enter__(self) -> "Board":
         return self

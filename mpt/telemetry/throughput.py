@@ -12,6 +12,7 @@ Evaluation and saving are not counted; the host's telemetry and callbacks are, b
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -46,21 +47,48 @@ class Throughput:
     _between: float = 0.0
     _data_wait: float = 0.0
     _waited_seconds: float = 0.0
+    _warm_at: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """What was measured so far."""
+        return {
+            "warmup_steps": self.warmup_steps,
+            "steps": np.asarray(self._steps, np.int32),
+            "seconds": np.asarray(self._seconds, np.float32),
+            "between": self._between,
+            "data_wait": self._data_wait,
+            "waited_seconds": self._waited_seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what was measured before."""
+        self.warmup_steps = int(state["warmup_steps"])
+        self._steps, self._seconds = state["steps"].tolist(), state["seconds"].tolist()
+        self._between = float(state["between"])
+        self._data_wait = float(state["data_wait"])
+        self._waited_seconds = float(state["waited_seconds"])
+
+    def warm_up_again(self, step: int) -> None:
+        """Leave out the first steps after `step`, too: they are a new process's."""
+        self._warm_at = step + self.warmup_steps
+
+    def _is_warm(self, first_step: int) -> bool:
+        return first_step >= max(self.warmup_steps, self._warm_at)
 
     def add(self, last_step: int, steps: int, seconds: float) -> None:
         """Count `steps` steps ending at `last_step`, unless any belongs to the warm-up."""
-        if last_step - steps >= self.warmup_steps:
+        if self._is_warm(last_step - steps):
             self._steps.append(steps)
             self._seconds.append(seconds)
 
     def add_between(self, last_step: int, seconds: float) -> None:
         """Count what the host did after `last_step`: it slows training, though no step."""
-        if self._steps and last_step > self.warmup_steps:
+        if self._steps and self._is_warm(last_step - 1):
             self._between += seconds
 
     def add_wait(self, window: Window) -> None:
         """Count the window's waiting for data, unless any of it belongs to the warm-up."""
-        if window.step - window.steps >= self.warmup_steps and window.data_wait is not None:
+        if self._is_warm(window.step - window.steps) and window.data_wait is not None:
             self._data_wait += window.data_wait
             self._waited_seconds += window.seconds
 

@@ -14,10 +14,9 @@ from mpt.run_folder import RunFolder
 @pytest.fixture
 def bury(tmp_path, compose):
     def call(code, *, rows=(), oom=False):
-        folder = RunFolder.create(tmp_path / "3")
-        for row in rows:
-            folder.append_metrics(row)
-        folder.close()
+        with RunFolder.create(tmp_path / "3") as folder:
+            for row in rows:
+                folder.append_metrics(row)
         postmortem.write(
             folder.path,
             compose("seed=4"),
@@ -93,7 +92,8 @@ def test_without_counts_nothing_is_suspected(tmp_path, monkeypatch):
 
 
 def test_what_is_known_of_the_cause_is_said(tmp_path, compose):
-    folder = RunFolder.create(tmp_path / "4").path
+    folder = tmp_path / "4"
+    folder.mkdir()
     postmortem.write(
         folder, compose(), command=[], exit_code=4, started=0.0, message="Not even a batch of 1."
     )

@@ -12,14 +12,16 @@ from mpt.run_folder import RunFolder, read_metrics
 
 
 def test_it_is_made_with_its_parents_and_empty(tmp_path):
-    folder = RunFolder.create(tmp_path / "runs" / "today" / "one")
-    assert folder.path == tmp_path / "runs" / "today" / "one"
+    with RunFolder.create(tmp_path / "runs" / "today" / "one") as folder:
+        assert folder.path == tmp_path / "runs" / "today" / "one"
+        assert [path.name for path in folder.path.iterdir()] == [".lock"]
     assert list(folder.path.iterdir()) == []
 
 
 def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert RunFolder.create("one").path == tmp_path / "one"
+    with RunFolder.create("one") as folder:
+        assert folder.path == tmp_path / "one"
 
 
 @pytest.mark.parametrize("name", ["report.json", "metrics.jsonl"])
@@ -34,7 +36,8 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path, name):
 
 def test_other_files_may_stay(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    RunFolder.create(tmp_path).write_json("report.json", {})
+    with RunFolder.create(tmp_path) as folder:
+        folder.write_json("report.json", {})
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -57,7 +60,7 @@ def test_a_folder_without_permission_is_an_error(tmp_path, monkeypatch):
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    folder = RunFolder.create(tmp_path)
+    folder = RunFolder(tmp_path)
     folder.write_json("report.json", {"loss": math.nan, "path": tmp_path})
     before = (tmp_path / "report.json").read_text()
     assert json.loads(before) == {"loss": "NaN", "path": str(tmp_path)}
@@ -74,13 +77,14 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_files_are_as_readable_as_any_other(tmp_path):
     (tmp_path / "plain").touch()
-    RunFolder.create(tmp_path).write_json("report.json", {})
+    with RunFolder.create(tmp_path) as folder:
+        folder.write_json("report.json", {})
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "report.json")]
     assert modes[0] == modes[1]
 
 
 def test_hydra_files_lie_where_hydra_lays_them(tmp_path):
-    RunFolder.create(tmp_path).write_hydra(config="seed: 0\n", overrides="- seed=0\n", hydra="a: 1")
+    RunFolder(tmp_path).write_hydra(config="seed: 0\n", overrides="- seed=0\n", hydra="a: 1")
     found = {path.name: path.read_text() for path in (tmp_path / ".hydra").iterdir()}
     assert found == {
         "config.yaml": "seed: 0\n",
@@ -136,7 +140,8 @@ def test_the_log_takes_lines_that_utf8_cannot_hold(tmp_path):
 
 
 def test_artifacts_are_named_relative_to_the_folder(tmp_path):
-    folder = RunFolder.create(tmp_path / "one")
+    (tmp_path / "one").mkdir()
+    folder = RunFolder(tmp_path / "one")
     assert folder.relative(folder.tensorboard) == "tensorboard"
     assert folder.relative(folder.path / "a" / "b.keras") == "a/b.keras"
 

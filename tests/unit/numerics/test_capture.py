@@ -38,7 +38,7 @@ def test_the_step_is_captured_as_it_was_before_it_among_several_in_one_call(fixe
     fixed.restart()
     captured = fixed.run(clean, clean, bad, clean, clean)
     assert (captured.step, captured.scale, captured.applied) == (3, SCALE, False)
-    assert np.isnan(captured.loss)
+    assert not np.isfinite(captured.loss)  # NaN, but inf where a kernel passes over NaN
     np.testing.assert_array_equal(captured.batch[0], bad[0])
     np.testing.assert_array_equal(captured.batch[1], bad[1])
     for kept, expected, now in zip(captured.state, before, fixed.state(), strict=True):

@@ -52,7 +52,7 @@ KEYS = {
         "bad_row_names",
         "fingerprint",
     },
-    "training": {"steps", "epochs", "batch_size", "resumed_from_step"},
+    "training": {"steps", "epochs", "batch_size", "resumed_from_step", "rollbacks"},
     "throughput": {
         "examples_per_second",
         "step_time_ms",

@@ -1,0 +1,142 @@
+"""The checkpoints of one run: `RUN/checkpoints/step-00000500.ckpt`.
+
+Kept are the newest ones, the one of the best evaluation, and the newest that is fit to go back to.
+A file that turns out broken is told of and passed over; it is kept beside the others, renamed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpt.checkpoint.file import PARTIAL, BrokenCheckpoint, read, read_header, write
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d{8,})\.ckpt")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was read whole.
+
+    Attributes:
+        path: its file.
+        step: the step after which it was written.
+        state: what was written, arrays read-only.
+        broken: newer ones that had to be passed over, each with what is wrong with it.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    broken: tuple[tuple[Path, str], ...] = ()
+
+
+class Checkpoints:
+    """The checkpoints in `run_dir`. The folder is made with the first one.
+
+    Args:
+        keep: how many of the newest are kept.
+        keep_best: whether the one of the best evaluation is kept, too.
+    """
+
+    def __init__(self, run_dir: Path, *, keep: int = 1, keep_best: bool = False):
+        self.folder = run_dir / FOLDER
+        self._keep = keep
+        self._keep_best = keep_best
+
+    def save(
+        self, step: int, state: Mapping[str, Any], *, healthy: bool = True, best: bool = False
+    ) -> Path:
+        """Write the checkpoint of `step`, then delete those that are no longer kept.
+
+        Args:
+            healthy: fit to go back to: no streak of skipped steps, no exploding loss.
+            best: of the best evaluation so far.
+
+        Raises:
+            OSError: it cannot be written; those that were there still are.
+        """
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"step-{step:08d}.ckpt"
+        if path.exists() and not best:
+            best = bool(self._about(path).get("best"))
+        write(path, state, {"step": step, "healthy": healthy, "best": best})
+        self._prune()
+        return path
+
+    def newest(self, *, healthy: bool = False) -> Found | None:
+        """The newest whole checkpoint; None where there is none at all.
+
+        Args:
+            healthy: only of those that are fit to go back to.
+
+        Raises:
+            BrokenCheckpoint: there are some, and every one is broken.
+        """
+        broken: list[tuple[Path, str]] = []
+        candidates = self.steps()
+        if healthy:
+            candidates = {s: p for s, p in candidates.items() if self._about(p).get("healthy")}
+        for step, path in reversed(candidates.items()):
+            try:
+                return Found(path, step, read(path), tuple(broken))
+            except BrokenCheckpoint as error:
+                broken.append((path, str(error)))
+        if broken:
+            raise BrokenCheckpoint("; ".join(f"{path.name}: {what}" for path, what in broken))
+        return None
+
+    def best(self) -> Path | None:
+        """The file of the best evaluation."""
+        found = [path for path in self.steps().values() if self._about(path).get("best")]
+        return found[-1] if found else None
+
+    def last(self, *, healthy: bool = False) -> Path | None:
+        """The newest file, or the newest that is fit to go back to; it is not read."""
+        found = [
+            path
+            for path in self.steps().values()
+            if not healthy or self._about(path).get("healthy")
+        ]
+        return found[-1] if found else None
+
+    def steps(self) -> dict[int, Path]:
+        """Step -> file, whole or not, from the oldest to the newest."""
+        try:
+            names = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        except OSError:
+            return {}
+        return dict(sorted((int(path.name[5:-5]), path) for path in names))
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: the run has gone back before them."""
+        for later, path in self.steps().items():
+            if later > step:
+                path.unlink(missing_ok=True)
+
+    def go_on_from(self, found: Found | None) -> None:
+        """Put what is later out of the way: broken files aside, and those of an abandoned path."""
+        for path, _ in found.broken if found is not None else ():
+            path.rename(path.with_name(f"{path.name}.broken"))
+        self.forget_after(0 if found is None else found.step)
+        for path in self.folder.glob(f"{PARTIAL}*"):  # what a killed process had begun to write
+            path.unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        kept = list(steps)[-self._keep :]
+        about = {step: self._about(path) for step, path in steps.items()}
+        kept += [step for step in steps if about[step].get("healthy")][-1:]
+        if self._keep_best:
+            kept += [step for step in steps if about[step].get("best")][-1:]
+        for step, path in steps.items():
+            if step not in kept:
+                path.unlink(missing_ok=True)
+
+    def _about(self, path: Path) -> dict[str, Any]:
+        try:
+            return read_header(path)
+        except BrokenCheckpoint:
+            return {}

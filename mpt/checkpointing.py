@@ -1,0 +1,100 @@
+"""When a run writes a checkpoint, and what it does where that fails."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
+
+
+class Part(Protocol):
+    """A part of a run that a checkpoint holds the state of."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and NumPy arrays, from which `restore` makes it what it is now."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` says; ValueError where it does not fit."""
+
+
+class Checkpointing:
+    """Writes a run's checkpoints, every so many steps or minutes.
+
+    Args:
+        every: steps between two; None: not by steps.
+        minutes: minutes between two; None: not by time.
+        keep_best: write one at each best evaluation, too.
+        tell: told of what could not be written or read.
+    """
+
+    def __init__(
+        self,
+        store: Checkpoints,
+        *,
+        every: int | None,
+        minutes: float | None,
+        keep_best: bool,
+        tell: Callable[[str], None],
+    ):
+        self.store = store
+        self.every = every
+        self.keep_best = keep_best
+        self.seconds = 0.0
+        self._minutes = minutes
+        self._tell = tell
+        self._saved_at = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether one is due after `step`."""
+        if self.every is not None and step % self.every == 0:
+            return True
+        if self._minutes is None:
+            return False
+        return time.monotonic() - self._saved_at >= 60 * self._minutes
+
+    def save(
+        self, step: int, parts: Mapping[str, Part], *, healthy: bool, best: bool = False
+    ) -> Path | None:
+        """Write the checkpoint of `step`; None where that failed, which is told."""
+        start = time.monotonic()
+        state = {name: part.state() for name, part in parts.items()}
+        try:
+            path = self.store.save(step, state, healthy=healthy, best=best)
+        except OSError as error:
+            last = list(self.store.steps())[-1:]
+            kept = f"the last one is that of step {last[0]}" if last else "there is none"
+            self._tell(
+                f"The checkpoint of step {step} cannot be written: {error.strerror}. "
+                f"The run goes on; {kept}."
+            )
+            path = None
+        # A disk that is full is not tried again before the next one is due.
+        self._saved_at = time.monotonic()
+        self.seconds += self._saved_at - start
+        return path
+
+    def last_healthy(self) -> Found | None:
+        """The newest checkpoint that the run can go back to."""
+        try:
+            found = self.store.newest(healthy=True)
+        except BrokenCheckpoint as error:
+            self._tell(f"No checkpoint can be gone back to: {error}.")
+            return None
+        for path, what in found.broken if found else ():
+            assert found is not None
+            self._tell(f"{path.name} is broken ({what}); {found.path.name} is used instead.")
+        return found
+
+
+def restore(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
+    """Give each part its state.
+
+    Raises:
+        ValueError: a state is missing or does not fit.
+    """
+    for name, part in parts.items():
+        try:
+            part.restore(state[name])
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,124 @@
+"""`resume=PATH` on the command line of `mpt train`: a run that is to go on, or a sweep."""
+
+from pathlib import Path
+from typing import Any
+
+from mpt import composition, resuming
+from mpt.commands import Options
+from mpt.commands.jobs import checked
+from mpt.commands.outcomes import JOBS, PLAN, SWEEP
+from mpt.commands.sweep_task import sets
+from mpt.config import to_config
+from mpt.errors import ConfigurationError
+from mpt.isolation import Job
+
+
+def take(overrides: list[str]) -> tuple[list[str], Path | None]:
+    """Take `resume=PATH` off the overrides: Hydra and the runs themselves have no use for it.
+
+    Raises:
+        ConfigurationError: the path is not quoted as it must be.
+    """
+    named = [each for each in overrides if sets(each, "resume")]
+    kept = [each for each in overrides if not sets(each, "resume")]
+    value = _value(named[-1]) if named else None
+    if value is None:
+        return kept, None
+    if not isinstance(value, str):
+        raise _to_be_quoted(named[-1])
+    return kept, Path(value)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether `folder` is a sweep's."""
+    return (folder / SWEEP).is_file() or (folder / JOBS / PLAN).is_file()
+
+
+def of_sweep(overrides: list[str], folder: Path) -> list[str]:
+    """The overrides with which Hydra composes the sweep in `folder` again.
+
+    Raises:
+        ConfigurationError: another folder is named beside it.
+    """
+    if any(sets(each, "hydra.sweep.dir") for each in overrides):
+        raise ConfigurationError(
+            "resume names the sweep's folder; hydra.sweep.dir names another.",
+            where="hydra.sweep.dir",
+            remedy="leave hydra.sweep.dir out",
+        )
+    return [*overrides, composition.assign("hydra.sweep.dir", folder.resolve())]
+
+
+def of_run(
+    folder: Path, flags: list[str], overrides: list[str], command: list[str], options: Options
+) -> Job:
+    """The job of the run in `folder`, with its own configuration and the `overrides`.
+
+    Args:
+        flags: Hydra's, of which none has a place here.
+        overrides: `key=value` of keys that the configuration has.
+
+    Raises:
+        ConfigurationError: there is no run, or an override is none of a value.
+    """
+    if flags:
+        raise ConfigurationError(
+            f"{flags[0]} has no place beside resume=RUN: the run has its configuration already.",
+            where=f"resume={folder}",
+            remedy="leave it out; a sweep is resumed by its own folder",
+        )
+    values = resuming.configuration(folder)
+    for override in overrides:
+        _assign(values, override)
+    values["run_dir"] = str(folder.resolve())
+    from omegaconf import OmegaConf
+
+    config = checked(to_config(values), options)
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return Job(
+        config={str(key): value for key, value in plain.items()},
+        run_dir=str(folder.resolve()),
+        command=command,
+        composed={"config": OmegaConf.to_yaml(OmegaConf.create(plain))},
+        verbosity=options.verbosity,
+        allow=options.allow,
+        debug=options.debug,
+    )
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    """Set the one key that `override` names."""
+    key, equals, _ = override.partition("=")
+    node: Any = values
+    *parents, last = key.split(".")
+    for name in parents:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not equals or not isinstance(node, dict) or last not in node or isinstance(node[last], dict):
+        raise ConfigurationError(
+            f"{override} changes no value of the run that goes on.",
+            where=key,
+            allowed=sorted(resuming.FREE),
+            value=key,
+        )
+    node[last] = _value(override)
+
+
+def _value(override: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except Exception as error:
+        raise _to_be_quoted(override) from error
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def _to_be_quoted(override: str) -> ConfigurationError:
+    key = override.partition("=")[0].lstrip("+")
+    return ConfigurationError(
+        "This value has characters that must be quoted.",
+        where=override,
+        remedy=f"write \"{key}='VALUE'\"",
+    )

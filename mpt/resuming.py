@@ -1,0 +1,206 @@
+"""Whether there is a run in a folder that can go on, and whether it is this one.
+
+A run goes on where its folder holds its configuration and it did not come to its end. What shapes
+the result must be as it was: only `FREE` may change. Nothing here imports TensorFlow.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
+from mpt.errors import ConfigurationError
+from mpt.report import open_regular
+from mpt.run_folder import HYDRA, REPORT
+from mpt.schema import TrainConfig
+
+# What a run may go on with another value of; a whole group by its name.
+FREE = (
+    *("name", "run_dir", "resume", "recipe", "published", "init_from"),
+    *("trainer.steps", "trainer.epochs", "trainer.stop", "trainer.early_stopping"),
+    *("trainer.on_divergence", "trainer.max_rollbacks", "trainer.warmup_steps"),
+    *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep"),
+    *("trainer.keep_best", "trainer.smoke_checks", "dataset.stall_seconds", "telemetry.peak"),
+    *("device.memory_growth", "device.memory_limit_mb", "device.accelerator"),
+)
+# Of those, what a run that came to its end can go on with after all.
+FURTHER = (
+    *("trainer.steps", "trainer.epochs", "trainer.stop", "trainer.early_stopping"),
+    *("trainer.on_divergence", "trainer.max_rollbacks"),
+)
+ENDED = {"completed": 0, "stopped_early": 0, "diverged": 3}
+LONGEST_REPORT = 2**26
+LONGEST_CONFIGURATION = 2**22
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that came to its end before: there is nothing left to do."""
+
+    exit_code: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that is to go on.
+
+    Attributes:
+        found: the checkpoint that it goes on from; None: none was written yet.
+        warnings: newer checkpoints that are broken.
+    """
+
+    found: Found | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """What the parts of the run go on from."""
+        return None if self.found is None else self.found.state
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the run had chosen: batch_size, policy, jit; empty where nothing was saved."""
+        return {} if self.found is None else self.found.state["run"]
+
+
+def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
+    """What `config` would go on with in `run_dir`; None: no run is there.
+
+    Raises:
+        ConfigurationError: the run there is another one, or nothing of it can be used.
+    """
+    earlier = _configuration(run_dir)
+    if earlier is None:
+        return None
+    different = _different(earlier, asdict(config))
+    changed = [key for key in different if not _is_one_of(key, FREE)]
+    if changed:
+        raise ConfigurationError(
+            f"The run in this folder has another configuration: {', '.join(changed[:5])}"
+            + (", ..." if len(changed) > 5 else ""),
+            where=f"run_dir={run_dir}",
+            remedy="give it the same configuration, or name another folder; a new run can start "
+            "from its weights by init_from",
+        )
+    ended = _end(run_dir)
+    if ended is not None and not any(_is_one_of(key, FURTHER) for key in different):
+        return ended
+    return _checkpoint(run_dir, healthy=ended is not None and ended.exit_code != 0)
+
+
+def batch_size(run_dir: Path) -> int | None:
+    """The size that batch_size=max came to in the run that is to go on; None: there is none."""
+    try:
+        found = Checkpoints(run_dir).newest()
+    except BrokenCheckpoint:
+        return None
+    return None if found is None else int(found.state["run"]["batch_size"])
+
+
+def configuration(run_dir: Path) -> dict[str, Any]:
+    """The configuration of the run in `run_dir`: the keys of `TrainConfig`, resolved.
+
+    Raises:
+        ConfigurationError: there is no run.
+    """
+    found = _configuration(run_dir)
+    if found is None:
+        raise ConfigurationError(
+            "There is no run to resume: no .hydra/config.yaml in this folder.",
+            where=f"resume={run_dir}",
+            remedy="name the folder that the run's last line gave, runs/DATE/TIME_MODEL_PRECISION",
+        )
+    return found
+
+
+def _configuration(run_dir: Path) -> dict[str, Any] | None:
+    from omegaconf import OmegaConf
+
+    file = run_dir / HYDRA / "config.yaml"
+    if not file.exists():
+        return None
+    try:
+        with open_regular(file) as opened:
+            text = opened.read(LONGEST_CONFIGURATION).decode()
+        values = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(text))
+        config: Any = OmegaConf.to_object(values)
+        return asdict(config)
+    except Exception as error:  # YAML's, OmegaConf's and the file system's
+        raise ConfigurationError(
+            f"The run's configuration cannot be read: {str(error).splitlines()[0]}",
+            where=str(file),
+        ) from error
+
+
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys, dotted, whose values differ."""
+    flat_before, flat_now = dict(_flat(before)), dict(_flat(now))
+    return sorted(
+        key
+        for key in {*flat_before, *flat_now}
+        if flat_before.get(key, _ABSENT) != flat_now.get(key, _ABSENT)
+    )
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_one_of(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _end(run_dir: Path) -> Ended | None:
+    """How the run came to its end, by its report; None where it did not."""
+    try:
+        with open_regular(run_dir / REPORT) as file:
+            content = orjson.loads(file.read(LONGEST_REPORT))
+        status, steps = content["status"], content["training"]["steps"]
+        code = ENDED.get(status)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if code is None or content.get("exit_code") != code:
+        return None
+    if status == "diverged":
+        rule = (content.get("reason") or {}).get("rule")
+        return Ended(
+            code,
+            f"This run diverged after {steps} steps ({rule}). It can go on from its last good "
+            "checkpoint with trainer.on_divergence=rollback, or other values of trainer.stop.",
+        )
+    return Ended(
+        code, f"This run is done: {status.replace('_', ' ')} after {steps} steps. Nothing is left."
+    )
+
+
+def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
+    try:
+        found = Checkpoints(run_dir).newest(healthy=healthy)
+    except BrokenCheckpoint as error:
+        raise ConfigurationError(
+            f"No checkpoint of this run can be used: {error}.",
+            where=str(run_dir / "checkpoints"),
+            remedy="nothing was changed; start a new run in another folder",
+        ) from error
+    if found is None:
+        return Resumption(None, ("No checkpoint was written yet: it begins at the first step.",))
+    if not isinstance(found.state.get("run"), dict):
+        raise ConfigurationError(
+            f"{found.path.name} is no checkpoint of a run.", where=str(found.path)
+        )
+    return Resumption(
+        found,
+        tuple(
+            f"{path.name} is broken: {what}. {found.path.name} is used instead."
+            for path, what in found.broken
+        ),
+    )
