@@ -69,7 +69,7 @@ class LeftOut:
         """One sentence for the console; empty where nothing was left out."""
         if not self.count:
             return ""
-        share = f"{100 * self.count / self.of:.2g}%"
+        share = f"{100 * self.count / self.of:.3g}%"
         named = "; ".join(self._first(NAMED_IN_WARNING))
         return f"{self.count} of {self.of} rows ({share}) are left out: {named}"
 

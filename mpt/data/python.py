@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mpt.data.broken import LeftOut, OnError
+from mpt.data.scan import Source, first_unreadable, scan, usable
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from mpt.data.pipeline import Data
 
 SHUFFLE_BUFFER = 10_000
+ENDLESS = 2**40
 
 
 def build(
@@ -30,13 +34,16 @@ def build(
     examples: int | None = None,
     batched: bool | None = None,
     name: str = "python",
+    on_error: OnError = "fail",
+    stall_seconds: float = 300,
 ) -> Data:
     """What `function(**kwargs)` returns: a training dataset, or (training, validation).
 
     Elements are (x, y) or (x, y, sample_weight); x and y may be structures. They reach the model
     with the values and dtypes that the function gave them. The order is as deterministic as the
     function makes it. A dataset of unknown length is read through once to count it, and so is one
-    of integer labels where `classes` is null, to find the largest.
+    of integer labels where `classes` is null, to find the largest; and every one is, to find what
+    is broken, where that is to be left out.
 
     Args:
         function: also given `batch_size`, `seed`, `shape` and `classes` where it takes them by
@@ -53,10 +60,16 @@ def build(
         batched: whether the datasets are of batches already (of any size, they are cut again);
             null: they are where the function takes `batch_size`.
         name: of the dataset.
+        on_error: fail ends with the first element that cannot be made, and lets every value that
+            the function gives reach the model; skip leaves out elements that cannot be made, and
+            rows with NaN, infinity, an integer beyond 32 bits or a label out of range.
+        stall_seconds: an element or batch that takes longer to come is taken for one that never
+            will.
 
     Raises:
         ConfigurationError: arguments that do not fit, a result that is no such dataset, no
-            examples, a dataset without end and without `examples`, fewer examples than a batch.
+            examples, a dataset without end and without `examples`, fewer examples than a batch, an
+            element that cannot be made where it was to be counted.
     """
     from mpt.data import checks
     from mpt.data.pipeline import Data, finished
@@ -73,30 +86,29 @@ def build(
     if batched is None:
         batched = "batch_size" in inspect.signature(function).parameters
     train, validation = _call(function, dict(kwargs or {}), offered)
-    train = _rows(train, batched, "training")
-    train_examples = _count(train, batched, examples, "training")
-    if examples is not None:
-        train_examples = min(train_examples, examples)
-    checks.enough(train_examples, batch_size, "the function's training dataset")
-    if classes is None:
-        classes = _classes(train, batched, train_examples)
+    left_out = LeftOut() if on_error == "skip" else None
+    sources = [_source(train, batched, "training", left_out)]
+    train_examples, classes = _measure(sources[0], examples, classes, left_out, stall_seconds)
+    told = left_out.warning if left_out else ""
+    checks.enough(train_examples, batch_size, "the function's training dataset", told)
+    validation_examples = 0
     if validation is not None:
-        validation = _rows(validation, batched, "validation")
-        validation_examples = _count(validation, batched, None, "validation")
+        sources.append(_source(validation, batched, "validation", left_out))
+        validation_examples, _ = _measure(sources[1], None, classes, left_out, stall_seconds)
         # An empty last pass would repeat without end.
         checks.enough(validation_examples, 1, "the function's validation dataset")
-        validation = finished(_cut(validation, batched, batch_size, False).repeat())
-    else:
-        validation_examples = 0
-    epoch = _epoch(train, batched, batch_size, train_examples, seed if shuffle else None)
-    endless = finished(epoch.repeat())
+    read = sources
+    if left_out is not None:
+        read = [usable(source, batch_size, classes) for source in sources]
+    steps = train_examples // batch_size
+    endless = finished(_endless(read[0], batch_size, steps, seed if shuffle else None))
     spec = endless.element_spec
     return Data(
         name=name,
         train=endless,
-        validation=validation,
+        validation=finished(_cut(read[1], batch_size, False).repeat()) if read[1:] else None,
         validation_batches=-(-validation_examples // batch_size),
-        steps_per_epoch=train_examples // batch_size,
+        steps_per_epoch=steps,
         train_examples=train_examples,
         validation_examples=validation_examples,
         shape=_shape(spec[0], shape),
@@ -104,9 +116,15 @@ def build(
         element_spec=spec,
         fingerprint=hashlib.sha256(
             f"{function.__module__}:{function.__qualname__} {sorted((kwargs or {}).items())} "
-            f"{spec} {train_examples} {validation_examples}".encode()
+            f"{spec} {train_examples} {validation_examples}"
+            f"{(left_out.count, left_out.summary) if left_out and left_out.count else ''}".encode()
         ).hexdigest(),
+        bad_rows=left_out.count if left_out else 0,
+        bad_row_names=left_out.summary if left_out else (),
+        warnings=left_out.warnings if left_out else (),
         validation_source="the function's validation dataset" if validation_examples else "none",
+        stall_seconds=stall_seconds,
+        locate=partial(first_unreadable, sources) if left_out is None else None,
     )
 
 
@@ -139,7 +157,7 @@ def _call(
     return parts[0], parts[1] if len(parts) == 2 else None
 
 
-def _rows(dataset: tf.data.Dataset, batched: bool, role: str) -> tf.data.Dataset:
+def _source(dataset: tf.data.Dataset, batched: bool, role: str, left_out: LeftOut | None) -> Source:
     """`dataset`, where its elements are (x, y[, sample_weight]) of known ranks."""
     import tensorflow as tf
 
@@ -158,86 +176,95 @@ def _rows(dataset: tf.data.Dataset, batched: bool, role: str) -> tf.data.Dataset
                 remedy="set its shape (ensure_shape); if these are single examples, not batches, "
                 "set dataset.batched=false",
             )
-    return dataset
+        if left_out is not None and not isinstance(part, tf.TensorSpec):
+            raise ConfigurationError(
+                f"the {role} dataset has a part that is no dense tensor: {part}",
+                where="dataset.on_error",
+                allowed=["fail"],
+            )
+    return Source(dataset, role, batched)
 
 
-def _count(dataset: tf.data.Dataset, batched: bool, given: int | None, role: str) -> int:
-    """Examples in `dataset`, by its cardinality where that says it, else by reading it."""
+def _measure(
+    source: Source,
+    examples: int | None,
+    classes: int | None,
+    left_out: LeftOut | None,
+    stall_seconds: float,
+) -> tuple[int, int | None]:
+    """Usable examples, at most `examples`, and the number of classes, where y is a class."""
+    rows = _known_length(source, examples)
+    unlabelled = classes is None and source.role == "training" and source.labelled
+    if left_out is None and rows is not None and not unlabelled:
+        return rows, classes
+    found = scan(
+        source,
+        limit=examples if rows is None or left_out is not None else rows,
+        classes=classes,
+        left_out=left_out,
+        stall_seconds=stall_seconds,
+    )
+    if unlabelled and found.rows:
+        if found.lowest < 0:
+            raise ConfigurationError(
+                f"the training dataset has the label {found.lowest}; classes are counted from 0",
+                where="dataset.function",
+                remedy="correct the labels, or make them floats for a regression",
+            )
+        classes = found.highest + 1
+    return found.rows, classes
+
+
+def _known_length(source: Source, given: int | None) -> int | None:
+    """Examples, at most `given`, by the dataset's cardinality; None where it must be read."""
     import tensorflow as tf
 
-    length = int(dataset.cardinality())
+    length = int(source.dataset.cardinality())
     if length == tf.data.INFINITE_CARDINALITY:
         if given is None:
+            training = source.role == "training"
             raise ConfigurationError(
-                f"the {role} dataset has no end",
-                where="dataset.examples" if role == "training" else "dataset.function",
+                f"the {source.role} dataset has no end",
+                where="dataset.examples" if training else "dataset.function",
                 remedy="set dataset.examples to the length of an epoch"
-                if role == "training"
+                if training
                 else "end it by .take(n)",
             )
         return given
-    if not batched:
-        if length >= 0:
-            return length
-        return int(dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
-    rows = tf.nest.flatten(dataset.element_spec)[0].shape[0]
-    if length >= 0 and rows is not None:
-        return length * rows
-    return int(
-        dataset.reduce(
-            tf.constant(0, tf.int64),
-            lambda count, batch: count + tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0],
-        )
-    )
-
-
-def _classes(dataset: tf.data.Dataset, batched: bool, examples: int) -> int | None:
-    """The largest label plus one, where labels are one tensor of integers."""
-    import tensorflow as tf
-
-    y = dataset.element_spec[1]
-    if not isinstance(y, tf.TensorSpec) or not y.dtype.is_integer:
+    size = tf.nest.flatten(source.dataset.element_spec)[0].shape[0] if source.batched else 1
+    if length < 0 or size is None:
         return None
-    if not batched:
-        dataset = dataset.take(examples)
-    elif int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        dataset = dataset.take(examples // max(1, y.shape[0] or 1))
-    lowest, highest = dataset.reduce(
-        (tf.constant(0, tf.int64), tf.constant(0, tf.int64)),
-        lambda range_, row: (
-            tf.minimum(range_[0], tf.reduce_min(tf.cast(row[1], tf.int64))),
-            tf.maximum(range_[1], tf.reduce_max(tf.cast(row[1], tf.int64))),
-        ),
-    )
-    if int(lowest) < 0:
-        raise ConfigurationError(
-            f"the training dataset has the label {int(lowest)}; classes are counted from 0",
-            where="dataset.function",
-            remedy="correct the labels, or make them floats for a regression",
-        )
-    return int(highest) + 1
+    return length * size if given is None else min(length * size, given)
 
 
-def _cut(dataset: tf.data.Dataset, batched: bool, batch_size: int, drop: bool) -> tf.data.Dataset:
-    """`dataset` in batches of `batch_size`."""
+def _cut(source: Source, batch_size: int, drop: bool) -> tf.data.Dataset:
+    """The dataset in batches of `batch_size`."""
     import tensorflow as tf
 
-    if not batched:
+    dataset = source.dataset
+    if not source.batched:
         return dataset.batch(batch_size, drop_remainder=drop)
     if all(part.shape[0] == batch_size for part in tf.nest.flatten(dataset.element_spec)):
         return dataset
     return dataset.rebatch(batch_size, drop_remainder=drop)
 
 
-def _epoch(
-    dataset: tf.data.Dataset, batched: bool, batch_size: int, examples: int, seed: int | None
-) -> tf.data.Dataset:
-    """One pass in full batches; shuffled by `seed` where it is one."""
-    if seed is not None:
-        if batched:
-            dataset, batched = dataset.unbatch(), False
-        dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=True)
-    return _cut(dataset, batched, batch_size, True).take(examples // batch_size)
+def _endless(source: Source, batch_size: int, steps: int, seed: int | None) -> tf.data.Dataset:
+    """Epochs of `steps` full batches without end, shuffled by `seed` where it is a number."""
+    import tensorflow as tf
+
+    if seed is None:
+        return _cut(source, batch_size, True).take(steps).repeat()
+    singles = source.dataset.unbatch() if source.batched else source.dataset
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        # Within this function alone. The order follows from the seed and the epoch, so that each
+        # iterator has the same; one that shuffles again by itself gives each iterator another.
+        tf.random.set_seed(seed + 1)
+        shuffled = singles.shuffle(SHUFFLE_BUFFER, seed=number, reshuffle_each_iteration=False)
+        return shuffled.batch(batch_size, drop_remainder=True).take(steps)
+
+    return tf.data.Dataset.range(ENDLESS).flat_map(epoch)
 
 
 def _shape(spec: Any, given: Sequence[int] | None) -> tuple[int | None, ...] | None:

@@ -65,7 +65,7 @@ def test_broken_rows_of_every_kind_are_left_out_and_named() -> None:
     )
     (warning,) = data.warnings
     assert warning == (
-        "5 of 40 rows (12%) are left out: row 3 of data.npz (x): NaN; "
+        "5 of 40 rows (12.5%) are left out: row 3 of data.npz (x): NaN; "
         "row 5 of data.npz (y): label 4; row 9 of data.npz (y): label -1; ... and 2 more"
     )
 
