@@ -19,6 +19,7 @@ from mpt import config as configuration
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.hydra_errors import explain
 from mpt.schema import TrainConfig
+from mpt.stall import leaving
 
 VERSION_BASE = "1.3"
 
@@ -88,6 +89,9 @@ def prune() -> None:
         except OSError:  # something is in it, yet
             break
         FolderNote.made = FolderNote.made[1:]
+
+
+leaving.append(prune)
 
 
 def _slug(name: Any) -> str:

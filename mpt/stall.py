@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NoReturn
 
-from mpt.console import printable
 from mpt.errors import ConfigurationError
 
 LONGEST_POLL = 1.0
@@ -17,6 +16,10 @@ LONGEST_POLL = 1.0
 
 LEAVE_SECONDS = 5.0
 """s to wait for the thread at the end: it may be inside `waiting`."""
+
+
+leaving: list[Callable[[], object]] = []
+"""What `give_up` calls first: it ends the process in the middle of everything else."""
 
 
 class StallWatch:
@@ -88,6 +91,11 @@ def give_up(error: ConfigurationError) -> NoReturn:
 
     For a main thread that is inside TensorFlow, where neither a signal nor an exception reaches it.
     """
+    from mpt.console import printable  # here: what imports this module may answer at once
+
+    for tidy in leaving:
+        with suppress(Exception):
+            tidy()
     with suppress(OSError, ValueError):  # a pipe that nobody reads any more
         print(f"error: {printable(str(error))}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):

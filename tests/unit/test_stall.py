@@ -124,7 +124,8 @@ def test_an_error_passes_through() -> None:
 def test_giving_up_ends_a_process_whose_main_thread_is_stuck() -> None:
     code = (
         "import threading\n"
-        "from mpt.stall import awaiting\n"
+        "from mpt.stall import awaiting, leaving\n"
+        "leaving.extend([lambda: 1 / 0, lambda: print('tidy')])\n"
         "print('begun')\n"
         "with awaiting('the first batch', 0.2):\n"
         "    threading.Lock().acquire(), threading.Semaphore(0).acquire()\n"
@@ -133,7 +134,7 @@ def test_giving_up_ends_a_process_whose_main_thread_is_stuck() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert done.stdout == "begun\n"
+    assert done.stdout == "begun\ntidy\n"
     first, *rest = done.stderr.splitlines()
     assert first.startswith("error: the first batch has not come in 0.2")
     assert all(line.startswith("  ") for line in rest)
