@@ -48,9 +48,9 @@ class TrainLoop:
         self._columns = [*measure(), *(["data_wait"] if timed else [])]
         self._ring = tf.Variable(tf.zeros((rows, len(self._columns))), trainable=False, name="ring")
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False, name="ring_position")
-        with tf.device("CPU:0"):  # read and written by the host while the device is at work
+        with tf.device("CPU:0"):  # written by the host while the device is at work
             self._halted = tf.Variable(False, trainable=False, name="halted")
-            self._awaited = tf.Variable(0, dtype=tf.int64, trainable=False, name="awaited")
+        self._awaited = _awaited()
         self._halting = threading.Event()
         self._drained = 0
         self._run_before = 0
@@ -137,14 +137,13 @@ class TrainLoop:
     @tf.autograph.experimental.do_not_convert
     def _next_batch(self, iterator: Iterator[Batch]) -> tuple[Batch, dict[str, tf.Tensor]]:
         """The next batch, and `data_wait`, the seconds that it took to come."""
-        number = tf.cast(self._position.read_value() + 1, tf.int64)
-        asked = tf.timestamp() if self._timed else tf.constant(0.0)
-        with tf.control_dependencies([asked, self._awaited.assign(number, read_value=False)]):
-            batch = next(iterator)
+        number = self._position.read_value() + 1
+        if not self._timed:
+            return _awaited_batch(iterator, self._awaited, number), {}
+        asked = tf.timestamp()
+        with tf.control_dependencies([asked]):
+            batch = _awaited_batch(iterator, self._awaited, number)
         with tf.control_dependencies(_tensors(batch)):
-            self._awaited.assign(0, read_value=False)
-            if not self._timed:
-                return batch, {}
             received = tf.timestamp()
         return batch, {"data_wait": tf.cast(received - asked, tf.float32)}
 
@@ -176,7 +175,12 @@ class EvaluationLoop:
         self._strategy = strategy
         self._iterator = iterator
         self._batches = batches
+        self._awaited = _awaited()
         self._steps = tf.function(self._run_steps, reduce_retracing=True)
+
+    def awaited(self) -> int | None:
+        """As the training loop's: the batch that the present pass is waiting for."""
+        return int(self._awaited.numpy()) or None
 
     def run(self) -> dict[str, float]:
         """Evaluate once: metric name -> value. The training metrics are left as they were."""
@@ -189,9 +193,10 @@ class EvaluationLoop:
         return result
 
     def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
-        for _ in tf.range(count):
+        for number in tf.range(1, count + 1):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            self._strategy.run(self._model.test_step, args=(next(iterator),))
+            batch = _awaited_batch(iterator, self._awaited, number)
+            self._strategy.run(self._model.test_step, args=(batch,))
 
 
 def metric_values(model: keras.Model) -> dict[str, float]:
@@ -210,6 +215,22 @@ def iterate(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Itera
     if strategy.num_replicas_in_sync > 1:
         dataset = strategy.experimental_distribute_dataset(dataset)
     return iter(dataset)
+
+
+def _awaited() -> tf.Variable:
+    """The number of the batch that is waited for, in the host's memory: another thread reads it."""
+    with tf.device("CPU:0"):
+        return tf.Variable(0, dtype=tf.int64, trainable=False, name="awaited")
+
+
+@tf.autograph.experimental.do_not_convert
+def _awaited_batch(iterator: Iterator[Batch], awaited: tf.Variable, number: tf.Tensor) -> Batch:
+    """The next batch; until it is there, `awaited` has its number."""
+    with tf.control_dependencies([awaited.assign(number, read_value=False)]):
+        batch = next(iterator)
+    with tf.control_dependencies(_tensors(batch)):
+        awaited.assign(0, read_value=False)
+    return batch
 
 
 def _tensors(batch: Batch) -> list[tf.Tensor]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from mpt import device as devices
 from mpt import instantiate, objective, precision
 from mpt.data import Data
+from mpt.data.errors import first_batch
 from mpt.device import Device
 from mpt.errors import ConfigurationError
 from mpt.loss_scale import LossScaleOptimizer
@@ -97,7 +98,7 @@ def prepare(
         model = _model(config, choice, data, allow, trained=trained)
         optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
         _compile(config, model, optimizer, data, allow)
-        batch = next(iter(data.train))
+        batch = first_batch(data)
         objective.check_shapes(model, data)
         precision.verify(model, batch)
         if type(model).call is not keras.Model.call:  # else it has its own train_step alone
@@ -121,7 +122,7 @@ def prepare(
             instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
             for i, node in enumerate(config.trainer.callbacks)
         ],
-        warnings=[*choice.warnings, *precision.notes(model), *warnings],
+        warnings=[*choice.warnings, *precision.notes(model), *warnings, *data.warnings],
     )
 
 

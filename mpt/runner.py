@@ -13,11 +13,12 @@ import keras
 import psutil
 import tensorflow as tf
 
-from mpt import errors, report, reporting, resuming, saving, smoke
+from mpt import errors, report, reporting, resuming, saving, smoke, stall
 from mpt.checkpoint import Checkpoints
 from mpt.checkpointing import Checkpointing
 from mpt.concurrency import Presence
 from mpt.console import Console
+from mpt.data.errors import input_error
 from mpt.errors import ConfigurationError
 from mpt.execution import Execution, make_execution
 from mpt.loop import EvaluationLoop, iterate
@@ -28,6 +29,7 @@ from mpt.reporting import Clock, Sessions
 from mpt.resuming import Ended, Resumption
 from mpt.run_folder import HYDRA, LOG, METRICS, REPORT, FolderGone, RunFolder
 from mpt.schema import TrainConfig
+from mpt.stall import StallWatch
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients, hparams, markdown, memory
 from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
@@ -121,13 +123,35 @@ def run(
         console.attach(folder.log)
         folder.tell = partial(_tell, result, console)
         folder.write_json("precision.json", report.encode(result.precision))
+
+        def conclude() -> None:
+            _conclude(prepared, result, folder, board, presence, clock, console)
+            console.close(result, folder.path)
+
+        def stalled(training: Training, describe: Callable[[], None], waited: float) -> None:
+            describe()
+            _report_stall(result, console, training, waited)
+            conclude()
+            os._exit(result.exit_code)  # the main thread is inside TensorFlow, out of reach
+
         with _failures_reported(result, console, folder):
-            _train(prepared, execution, result, folder, board, console, clock, resumed, whole=whole)
+            _train(
+                *(prepared, execution, result, folder, board, console, clock, resumed, stalled),
+                whole=whole,
+            )
             if whole:
                 _save(prepared.model, result, folder, console)
-        _conclude(prepared, result, folder, board, presence, clock, console)
-        console.close(result, folder.path)
+        conclude()
     return result.exit_code
+
+
+def _report_stall(result: RunReport, console: Console, training: Training, waited: float) -> None:
+    """Put into the report that the input has stalled."""
+    loop, number = training.awaited() or ("training", 0)
+    error = stall.stalled(f"batch {number} of this process's {loop} data", waited)
+    result.status = "failed"
+    result.reason = report.Reason(rule="input_stalled", message=error.message)
+    console.error(error)
 
 
 def _reopened(
@@ -186,12 +210,11 @@ def _conclude(
     result.memory = memory.summary()
     _check_smoke(prepared, result, folder)
     result.exit_code = EXIT_CODES[result.status]
-    if (
-        result.reason is not None
-        and result.reason.rule == "signal"
-        and "checkpoint" in (result.artifacts)
-    ):
+    rule = result.reason.rule if result.reason is not None else None
+    if rule == "signal" and "checkpoint" in result.artifacts:
         result.exit_code = errors.SAVED
+    elif rule == "input":
+        result.exit_code = errors.INVALID
     presence.count()
     result.device.concurrent_jobs = presence.most
     reporting.end(result, clock)
@@ -240,10 +263,16 @@ def _train(
     console: Console,
     clock: Clock,
     resumed: Resumption | None,
+    stalled: Callable[[Training, Callable[[], None], float], None],
     *,
     whole: bool,
 ) -> None:
-    """Train, and put what came of it into the report."""
+    """Train, and put what came of it into the report.
+
+    Args:
+        stalled: told of a batch that does not come, from another thread: the seconds waited, what
+            waits, and how the report is filled.
+    """
     config, data = prepared.config, prepared.data
     compute = _compute(prepared)
     saving.save_plainly(prepared.model)
@@ -293,15 +322,22 @@ def _train(
         callbacks=prepared.callbacks,
     )
     result.wall_seconds.startup = clock.elapsed - execution.jit.seconds
+
+    def describe() -> None:
+        reporting.describe_execution(result, prepared, execution, steps)
+        reporting.describe_outcome(result, prepared, training, compute)
+        sessions.add_up()
+
     if resumed is not None and resumed.found is not None:
         result.training.resumed_from_step = resumed.found.step
         console.note(f"It goes on from step {resumed.found.step}: {resumed.found.path}")
     try:
-        training.run(resumed.state if resumed is not None else None)
+        with StallWatch(data.stall_seconds, training.awaited, partial(stalled, training, describe)):
+            training.run(resumed.state if resumed is not None else None)
+    except (tf.errors.OpError, StopIteration) as error:
+        raise input_error(error, data) or error from error
     finally:
-        reporting.describe_execution(result, prepared, execution, steps)
-        reporting.describe_outcome(result, prepared, training, compute)
-        sessions.add_up()
+        describe()
 
 
 def _schedule(prepared: Prepared) -> Schedule:
@@ -433,6 +469,10 @@ def _failures_reported(result: RunReport, console: Console, folder: RunFolder) -
     except KeyboardInterrupt:
         result.status = "interrupted"
         result.reason = report.Reason(rule="interrupt", message="interrupted at once")
+    except ConfigurationError as error:  # found only now, as a file that cannot be read
+        result.status = "failed"
+        result.reason = report.Reason(rule="input", message=error.message)
+        console.error(error)
     except FolderGone as error:
         result.status = "failed"
         result.reason = report.Reason(rule="folder", message=str(error))

@@ -157,6 +157,13 @@ class Training:
         hooks.on_train_end()
         return self.outcome
 
+    def awaited(self) -> tuple[str, int] | None:
+        """The batch that is waited for at this moment, by whom; for another thread."""
+        for name, loop in (("training", self.loop), ("validation", self.evaluation)):
+            if loop is not None and (number := loop.awaited()) is not None:
+                return name, number
+        return None
+
     def state(self) -> dict[str, Any]:
         """Where training stands, and what it has measured since the last logged step."""
         self._collect()

@@ -66,8 +66,10 @@ def read_report(outcome: Outcome, folder: Path, code: int) -> None:
     """What the run's report says of it."""
     outcome.exit_code, outcome.status = code, STATUS.get(code, "killed" if code < 0 else "failed")
     content = read_json(folder / REPORT)
-    if code == errors.INVALID or not isinstance(content, dict):
-        return  # it did not run; a report there would be another run's
+    if not isinstance(content, dict):
+        return
+    if code == errors.INVALID and content.get("exit_code") != code:
+        return  # it did not run, and the report there is another run's
     outcome.status = content.get("status") or outcome.status
     best = (content.get("metrics") or {}).get("best") or {}
     outcome.monitor, outcome.best = best.get("name"), best.get("value")
