@@ -61,9 +61,9 @@ class LossRatio:
     """`max_loss_ratio`: the loss is so many times what it was at the start.
 
     The mean of an interval is held against that of the run's first one; and its median against the
-    loss of the first step, for a loss that explodes within the first interval. Intervals are what
-    lies between two drains, joined until they hold ten applied steps. Losses that are not finite
-    are left to other rules. A loss that was ever negative has no ratio.
+    loss of the first step, for a loss that explodes within the first interval and stays there. An
+    interval is what a window shows, joined to the next until it holds ten applied steps. Losses
+    that are not finite are left to other rules. A loss that was ever negative has no ratio.
     """
 
     def __init__(self, ratio: float | None):
@@ -84,9 +84,11 @@ class LossRatio:
             self._pending = [] if self._signed else self._pending
             return None
         interval, self._pending = self._pending, []
-        if self._mean is None and fmean(interval) > 0:
+        if self._mean is not None:
+            return self._verdict(interval, window.step)
+        if fmean(interval) > 0:
             self._first, self._mean = interval[0], fmean(interval)
-        return self._verdict(interval, window.step)
+        return None
 
     def _verdict(self, interval: list[float], step: int) -> Reason | None:
         if self._ratio is None or self._mean is None or self._first is None:

@@ -191,16 +191,19 @@ class TestMaxLossRatio:
                 "lower optimizer.learning_rate"
             )
 
-    def test_a_loss_that_exploded_within_the_first_interval_is_found(self):
-        reason = self.rules().check(window(10, [2.0, 9.0, *[1e6] * 8]))
-        assert (reason.rule, reason.step) == ("max_loss_ratio", 10)
+    def test_a_loss_that_exploded_within_the_first_interval_and_stays_is_found(self):
+        rules = self.rules()
+        assert rules.check(window(10, [2.0, 9.0, *[1e6] * 8])) is None, "it may come down"
+        reason = rules.check(window(20, [1e6] * 10))
+        assert (reason.rule, reason.step) == ("max_loss_ratio", 20)
         assert "median loss" in reason.message
         assert "the run's first step, 2:" in reason.message
 
-    def test_a_few_bad_batches_in_the_first_interval_are_no_explosion(self):
+    def test_a_loss_that_jumps_at_the_start_and_comes_down_is_no_explosion(self):
         rules = self.rules()
-        assert rules.check(window(10, [2.0, *[1e6] * 4, *[2.0] * 5])) is None
-        assert ran(rules, 2.0, 2.0, 2.0) == [None] * 3
+        assert rules.check(window(10, [2.0, *[1e6] * 9])) is None
+        assert rules.check(window(20, [*[1e6] * 4, *[100.0] * 6])) is None
+        assert rules.check(window(30, [100.0] * 10)) is None
 
     def test_a_single_batch_is_no_interval(self):
         """An evaluation, or the end, may cut one short; and trainer.log_every may be 1."""
@@ -213,11 +216,9 @@ class TestMaxLossRatio:
 
     def test_one_step_is_no_first_interval(self):
         rules = self.rules()
-        assert rules.check(window(1, [0.01])) is None
-        assert rules.check(window(11, [100.0] * 10)) is not None, "by the median"
-        rules = self.rules()
         assert rules.check(window(1, [1e-4])) is None, "small by chance: it bounds nothing"
         assert rules.check(window(11, [100.0] * 10)) is None
+        assert rules.check(window(21, [100.0] * 10)) is None
 
     def test_losses_near_zero_at_the_start_have_no_ratio_to_speak_of(self):
         """Trained weights to start from, and an optimizer that has yet to find its pace."""
