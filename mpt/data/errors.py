@@ -78,6 +78,8 @@ def input_error(error: BaseException, data: Data) -> ConfigurationError | None:
         )
     if not isinstance(error, tf.errors.OpError) or not _ASKED.search(str(error)):
         return None
+    if isinstance(error, tf.errors.ResourceExhaustedError):  # out of memory, wherever it was
+        return None
     place = data.locate() if data.locate is not None else None
     what = place or f"a batch of dataset {data.name}"
     return unreadable(what, error, where="dataset", skip=data.locate is not None)
@@ -97,6 +99,6 @@ def first_batch(data: Data) -> Any:
             return next(iter(data.train))
     except (tf.errors.OpError, StopIteration) as error:
         found = input_error(error, data)
-        if found is None or isinstance(error, tf.errors.ResourceExhaustedError):
+        if found is None:
             raise
         raise found from None
