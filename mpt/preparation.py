@@ -81,6 +81,8 @@ def prepare(
         devices.limit_process(cpu_limit_mb)
     strategy = devices.strategy(config.device.strategy)
     keras.utils.set_random_seed(config.seed)
+    # Else it is made from the clock when it is first asked for, or under determinism not at all.
+    tf.random.set_global_generator(tf.random.Generator.from_seed(config.seed))
     asked = config.precision.policy
     choice = precision.choose(
         policy if policy and asked == "auto" else asked, device, config.precision.tf32
