@@ -26,7 +26,7 @@ def trouble(seed):
     """A run's rows: losses and gradients of every kind, under a real dynamic scale."""
     rng = np.random.default_rng(seed)
     length = 60
-    kinds = [1.0, 2.0, 0.0, 1e-7, math.nan, math.inf, 5e3]
+    kinds = [1.0, -2.0 if seed % 5 == 0 else 2.0, 0.0, 1e-7, math.nan, math.inf, 5e3]
     weights = rng.dirichlet([2, 2, 0.3, 0.3, 0.6, 0.3, 0.3])
     loss = rng.choice(kinds, length, p=weights).astype("float32")
     norm = rng.choice([0.0, 1.0], length, p=[0.6, 0.4]).astype("float32")
@@ -113,7 +113,7 @@ def expected_zero(rows):
     applied = [
         x for x, f in zip(rows["loss"], rows["finite"], strict=True) if f and math.isfinite(x)
     ]
-    least = 1e-6 * abs(applied[0]) if applied else 0.0
+    least = 1e-5 * abs(applied[0]) if applied else 0.0
     counts = [
         norm == 0 and not abs(x) <= least
         for x, norm in zip(rows["loss"], rows["global_norm"], strict=True)
@@ -182,13 +182,14 @@ def test_restored_at_any_window_the_rules_go_on_as_if_never_interrupted():
     told = 0
     for seed in SEEDS:
         rng = random.Random(seed)
-        unbroken, resumed = rules(), rules()
+        limits = {"max_loss": 900.0 if seed % 2 else None}
+        unbroken, resumed = rules(**limits), rules(**limits)
         for window in windows(trouble(seed), rng):
             cause = Cause(window.step, f"step {window.step} broke") if rng.random() < 0.1 else None
             reason = unbroken.check(window, cause)
             assert resumed.check(window, cause) == reason, seed
             told += reason is not None
-            again = rules()
+            again = rules(**limits)
             again.restore(kept(resumed.state()))
             assert text(again) == text(unbroken)
             length = rng.randint(0, 3)
