@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
+from mpt.errors import ConfigurationError
 
 
 class Part(Protocol):
@@ -87,14 +88,22 @@ class Checkpointing:
         return found
 
 
+class DoesNotFit(ConfigurationError):
+    """A checkpoint is whole, but not one of the run as it is built now."""
+
+
 def restore(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
     """Give each part its state.
 
     Raises:
-        ValueError: a state is missing or does not fit.
+        DoesNotFit: a state is missing or does not fit.
     """
     for name, part in parts.items():
         try:
             part.restore(state[name])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise DoesNotFit(
+                f"The checkpoint does not fit the run ({name}): {error}",
+                where="resume",
+                remedy="resume it with the code and the versions that it was begun with",
+            ) from error

@@ -14,7 +14,7 @@ import orjson
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
-from mpt.run_folder import HYDRA, REPORT
+from mpt.run_folder import HYDRA, METRICS, REPORT, RunFolder
 from mpt.schema import TrainConfig
 
 # What a run may go on with another value of; a whole group by its name.
@@ -57,6 +57,37 @@ class Resumption:
     found: Found | None
     warnings: tuple[str, ...] = ()
 
+    def check(self, fingerprint: str, total_steps: int) -> None:
+        """Refuse to go on with other data, or to a step that is passed already.
+
+        Raises:
+            ConfigurationError: that is what is asked for.
+        """
+        if self.found is None:
+            return
+        if self.run.get("fingerprint") != fingerprint:
+            raise ConfigurationError(
+                "The data is not what this run has been trained on: its fingerprint differs.",
+                where="dataset",
+                remedy="bring the data back, or start a new run with init_from",
+            )
+        if self.found.step > total_steps:
+            raise ConfigurationError(
+                f"The run has come to step {self.found.step} already, and is to end at "
+                f"{total_steps}.",
+                where="trainer.steps",
+                remedy="give more steps, or more trainer.epochs",
+            )
+
+    def begin_anew(self, folder: RunFolder) -> bool:
+        """Remove what a run without a checkpoint left, where it is such a run: it begins anew."""
+        if self.found is not None:
+            return False
+        folder.cut(folder.path / METRICS, 0)
+        for path in [folder.path / REPORT, *folder.tensorboard.glob("events.out.tfevents.*")]:
+            path.unlink(missing_ok=True)
+        return True
+
     @property
     def state(self) -> dict[str, Any] | None:
         """What the parts of the run go on from."""
@@ -66,6 +97,32 @@ class Resumption:
     def run(self) -> dict[str, Any]:
         """What the run had chosen: batch_size, policy, jit; empty where nothing was saved."""
         return {} if self.found is None else self.found.state["run"]
+
+
+class FolderState:
+    """The folder of a run that goes on: what it holds of a later time than the checkpoint's.
+
+    Args:
+        composed: YAML texts for `.hydra/`: what may change has changed, perhaps.
+    """
+
+    def __init__(self, folder: RunFolder, resumed: Resumption | None, composed: dict[str, str]):
+        self._folder = folder
+        self._resumed = resumed
+        self._composed = composed
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the folder itself is what it is."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take away the report of how the run ended before, and put later checkpoints aside."""
+        if self._resumed is None:
+            return
+        (self._folder.path / REPORT).unlink(missing_ok=True)
+        Checkpoints(self._folder.path).go_on_from(self._resumed.found)
+        self._folder.write_hydra(**self._composed)
+        self._resumed = None  # a rollback is not a resumption
 
 
 def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:

@@ -122,7 +122,7 @@ class Training:
             resumed: the state in the checkpoint that the run goes on from.
 
         Raises:
-            ValueError: that state does not fit this run; nothing was trained.
+            DoesNotFit: that state is not one of this run; nothing was trained.
         """
         hooks = _callback_list(self.callbacks, self.model, self.schedule)
         self._variables = Variables(self.model)

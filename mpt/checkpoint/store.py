@@ -118,9 +118,10 @@ class Checkpoints:
 
     def go_on_from(self, found: Found | None) -> None:
         """Put what is later out of the way: broken files aside, and those of an abandoned path."""
-        for path, _ in found.broken if found is not None else ():
-            path.rename(path.with_name(f"{path.name}.broken"))
-        self.forget_after(0 if found is None else found.step)
+        if found is not None:
+            for path, _ in found.broken:
+                path.rename(path.with_name(f"{path.name}.broken"))
+            self.forget_after(found.step)
         for path in self.folder.glob(f"{PARTIAL}*"):  # what a killed process had begun to write
             path.unlink(missing_ok=True)
 

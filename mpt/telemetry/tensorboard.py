@@ -66,21 +66,28 @@ class Board:
 
     Args:
         failed: told where the file cannot be written; what was to be written is left out.
+        begin: begin the file now, and not by `begin_file`.
 
     Attributes:
         path: the event file.
     """
 
     def __init__(
-        self, log_dir: str | Path, failed: Callable[[Path, OSError], None] = raise_unwritten
+        self,
+        log_dir: str | Path,
+        failed: Callable[[Path, OSError], None] = raise_unwritten,
+        *,
+        begin: bool = True,
     ):
         self._folder = Path(log_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._failed = failed
         self._described: set[str] = set()
+        self._file: AppendFile | None = None
         self._waiting = io.BytesIO()
         self._writer = RecordWriter(self._waiting)
-        self.begin_file()
+        if begin:
+            self.begin_file()
 
     def begin_file(self, step: int | None = None) -> None:
         """Begin another file, which readers take up once they have read the former ones.
@@ -151,15 +158,16 @@ class Board:
 
     def flush(self) -> None:
         """Hand what was written to the system, so that readers see it: whole records, or none."""
-        if content := self._waiting.getvalue():
+        if (content := self._waiting.getvalue()) and self._file is not None:
             self._file.append(content)
             self._waiting.seek(0)
             self._waiting.truncate()
 
     def close(self) -> None:
         """Close the file; to close it again does no harm."""
-        self.flush()
-        self._file.close()
+        if self._file is not None:
+            self.flush()
+            self._file.close()
 
     def __enter__(self) -> "Board":
         return self

@@ -1,0 +1,169 @@
+"""A run's training, put together from its parts."""
+
+from functools import partial
+
+import tensorflow as tf
+
+from mpt import reporting, saving
+from mpt.checkpoint import Checkpoints
+from mpt.checkpointing import Checkpointing
+from mpt.loop import EvaluationLoop, iterate
+from mpt.numerics import Diagnosis, Watch
+from mpt.preparation import Prepared
+from mpt.reporting import Sessions
+from mpt.resuming import FolderState
+from mpt.schema import TrainConfig
+from mpt.session import Session
+from mpt.stopping import DivergenceRules
+from mpt.telemetry import gradients
+from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
+from mpt.telemetry.loss_scale import LossScaleHistory
+from mpt.telemetry.recorder import SOURCES, Recorder
+from mpt.telemetry.throughput import Throughput
+from mpt.training import Schedule, Training
+from mpt.tuning import StepsPerExecution
+
+
+class Assembly:
+    """The training of one session, and how its report is filled from it.
+
+    Attributes:
+        training: ready to run.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+        prepared, execution, result = session.prepared, session.execution, session.result
+        self._compute = _compute(prepared)
+        saving.save_plainly(prepared.model)
+        config = prepared.config
+        self._steps = StepsPerExecution.choose(
+            config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
+        )
+        reporting.describe_execution(result, prepared, execution, self._steps)
+        self._sessions = Sessions(result, session.clock, prepared, execution)
+        self.training = self._training()
+        result.wall_seconds.startup = session.clock.elapsed - execution.jit.seconds
+
+    def describe(self) -> None:
+        """Fill the report from what training came to; once, at its end."""
+        session = self._session
+        result, prepared = session.result, session.prepared
+        reporting.describe_execution(result, prepared, session.execution, self._steps)
+        reporting.describe_outcome(result, prepared, self.training, self._compute)
+        self._sessions.add_up()
+
+    def _training(self) -> Training:
+        session = self._session
+        prepared, result, trainer = (
+            session.prepared,
+            session.result,
+            session.prepared.config.trainer,
+        )
+        recorder, watch = self._recorder(), _watch(session)
+        initial = float(result.loss_scale.initial or 1)
+        return Training(
+            model=prepared.model,
+            loop=session.execution.loop,
+            evaluation=_evaluation(prepared),
+            schedule=_schedule(prepared),
+            steps_per_execution=self._steps,
+            rules=_rules(prepared.config),
+            best=prepared.best,
+            throughput=Throughput(trainer.warmup_steps, prepared.batch_size),
+            history=LossScaleHistory(str(result.loss_scale.mode), initial),
+            batch_size=prepared.batch_size,
+            synchronous=prepared.device.kind == "cpu",
+            record=recorder.record,
+            learning_rate=partial(_learning_rate, prepared),
+            diagnose=watch.check,
+            batches_from=lambda batch: iterate(prepared.data.at(batch), prepared.strategy),
+            checkpoints=_checkpointing(session) if session.whole else None,
+            parts={
+                "watch": watch,
+                "run": self._sessions,
+                "recorder": recorder,
+                "folder": FolderState(session.folder, session.resumed, session.composed),
+            },
+            max_rollbacks=trainer.max_rollbacks if trainer.on_divergence == "rollback" else 0,
+            tell=session.tell,
+            callbacks=prepared.callbacks,
+        )
+
+    def _recorder(self) -> Recorder:
+        session = self._session
+        prepared = session.prepared
+        sources = [*SOURCES, self._compute.tags]
+        if prepared.config.telemetry.gradients:
+            sources.append(partial(gradients.tags, dtype=prepared.compute_dtype))
+        return Recorder(
+            session.folder,
+            session.console,
+            session.board,
+            sources,
+            total_steps=prepared.total_steps,
+            steps_per_epoch=prepared.data.steps_per_epoch,
+            histograms=prepared.optimizer.histograms,
+        )
+
+
+def _watch(session: Session) -> Watch:
+    """What finds out what broke a step, and puts it where it is looked for."""
+
+    def tell(found: Diagnosis) -> None:
+        session.result.diagnosis.append(found.entry())
+        session.console.warning(found.message)
+        if session.board is not None:
+            session.board.text("diagnosis/nonfinite", found.markdown, found.step)
+            session.board.flush()
+
+    prepared = session.prepared
+    overrides = prepared.config.precision.overrides
+    return Watch(session.execution.capture, prepared.model, overrides, tell)
+
+
+def _checkpointing(session: Session) -> Checkpointing:
+    trainer = session.prepared.config.trainer
+    return Checkpointing(
+        Checkpoints(session.folder.path, keep=trainer.keep, keep_best=trainer.keep_best),
+        every=trainer.checkpoint_every,
+        minutes=trainer.checkpoint_minutes,
+        keep_best=trainer.keep_best,
+        tell=session.tell,
+    )
+
+
+def _schedule(prepared: Prepared) -> Schedule:
+    trainer, epoch = prepared.config.trainer, prepared.data.steps_per_epoch
+    return Schedule(
+        prepared.total_steps,
+        epoch,
+        trainer.log_every,
+        trainer.eval_every or epoch,
+        trainer.checkpoint_every,
+    )
+
+
+def _rules(config: TrainConfig) -> DivergenceRules:
+    stop = config.trainer.stop
+    return DivergenceRules(config.loss_scale.max_consecutive_skips, stop.max_loss, stop.flat_steps)
+
+
+def _learning_rate(prepared: Prepared) -> float:
+    rate = prepared.optimizer.learning_rate
+    return float(tf.convert_to_tensor(rate).numpy())  # a mirrored variable has no float()
+
+
+def _compute(prepared: Prepared) -> Compute:
+    """The model's FLOPs, counted, and the device's peak, measured."""
+    forward = forward_pass(prepared.model, prepared.data.element_spec[0])
+    wanted = prepared.config.telemetry.peak
+    return Compute(forward, matmul_peak(prepared.compute_dtype) if wanted else None)
+
+
+def _evaluation(prepared: Prepared) -> EvaluationLoop | None:
+    data = prepared.data
+    if data.validation is None:
+        return None
+    iterator = iterate(data.validation, prepared.strategy)
+    return EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
