@@ -12,7 +12,6 @@ from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared
 from mpt.reporting import Sessions
 from mpt.resuming import FolderState
-from mpt.schema import TrainConfig
 from mpt.session import Session
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients
@@ -68,7 +67,7 @@ class Assembly:
             evaluation=_evaluation(prepared),
             schedule=_schedule(prepared),
             steps_per_execution=self._steps,
-            rules=_rules(prepared.config),
+            rules=_rules(prepared),
             best=prepared.best,
             throughput=Throughput(trainer.warmup_steps, prepared.batch_size),
             history=LossScaleHistory(str(result.loss_scale.mode), initial),
@@ -144,9 +143,18 @@ def _schedule(prepared: Prepared) -> Schedule:
     )
 
 
-def _rules(config: TrainConfig) -> DivergenceRules:
-    stop = config.trainer.stop
-    return DivergenceRules(config.loss_scale.max_consecutive_skips, stop.max_loss, stop.flat_steps)
+def _rules(prepared: Prepared) -> DivergenceRules:
+    stop, scale = prepared.config.trainer.stop, prepared.config.loss_scale
+    dynamic = prepared.optimizer.mode == "dynamic"
+    return DivergenceRules(
+        scale.max_consecutive_skips,
+        stop.max_loss,
+        stop.flat_steps,
+        max_loss_ratio=stop.max_loss_ratio,
+        zero_gradient_steps=stop.zero_gradient_steps,
+        min_scale=scale.min_scale if dynamic else None,
+        initial_scale=scale.initial_scale,
+    )
 
 
 def _learning_rate(prepared: Prepared) -> float:
