@@ -21,9 +21,12 @@ _PREAMBLE = re.compile(
     r"Graph execution error:|Detected at node |  File |<stack traces unavailable>|\d+ root error"
 )
 _NOISE = re.compile(
-    r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\](?: name: ?)?"
+    r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\](?: name: ?)?|^ *\(\d+\) [A-Z_]+: "
     r"|Error in user-defined function passed to \S+ transformation with iterator: \S+: "
 )
+
+
+_SHAPES = re.compile(r"Cannot (batch tensors|add tensor to the batch)")
 
 
 def words(error: BaseException) -> str:
@@ -46,14 +49,15 @@ def unreadable(what: str, error: BaseException, *, where: str, skip: bool) -> Co
     """
     import tensorflow as tf
 
+    said = words(error)
     remedy = "see what the dataset reads"
     if isinstance(error, tf.errors.DataLossError):
         remedy = "write the file again"
-    if skip:
+    if _SHAPES.match(said):
+        remedy = "give all examples one shape: resize or pad them in the function"
+    elif skip:
         remedy += ", or set dataset.on_error=skip to leave out what cannot be read"
-    return ConfigurationError(
-        f"{what} could not be read: {words(error)}", where=where, remedy=remedy
-    )
+    return ConfigurationError(f"{what} could not be read: {said}", where=where, remedy=remedy)
 
 
 def input_error(error: BaseException, data: Data) -> ConfigurationError | None:

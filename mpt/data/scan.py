@@ -23,8 +23,8 @@ ELEMENTS_A_CALL = 100
 """Elements read before Python, and so Ctrl-C, has its turn."""
 
 STUCK = 1000
-"""Elements in a row that fail with the same words, of a dataset that does not know its length,
-after which it is taken for one that always fails at the same place."""
+"""More elements in a row than this, and than the dataset says it has, that fail with the same
+words: they are taken for one that always fails at the same place."""
 
 SURPLUS = 10
 """Of a dataset without end, as many times the rows asked for are read to find enough good ones."""
@@ -315,7 +315,7 @@ def _give_up(reading: _Reading, waited: float) -> None:
 
 
 def _refuse_stuck(source: Source, element: str, said: str, times: int) -> None:
-    if times >= STUCK and int(source.dataset.cardinality()) < 0:
+    if times > max(STUCK, int(source.dataset.cardinality())):
         raise ConfigurationError(
             f"{times} elements in a row, up to {element}, could not be read: {said}",
             where="dataset.function",

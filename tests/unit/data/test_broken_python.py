@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mpt.data import python, scan
-from mpt.data.errors import first_batch, input_error
+from mpt.data.errors import first_batch, input_error, words
 from mpt.data.pipeline import Data
 from mpt.errors import ConfigurationError
 
@@ -126,9 +126,17 @@ def test_a_file_that_is_not_there_is_not_looked_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan, "STUCK", 20)
-    with pytest.raises(ConfigurationError, match=r"20 elements in a row.*absent") as caught:
-        skip(lambda: record_dataset([records(tmp_path / "a", 0), str(tmp_path / "absent")]))
-    assert "example 29 of the training dataset" in caught.value.message
+
+    def load(length: int) -> tf.data.Dataset:
+        dataset = record_dataset([records(tmp_path / "a", 0), str(tmp_path / "absent")])
+        return dataset.apply(tf.data.experimental.assert_cardinality(length)) if length else dataset
+
+    for length, times in ((0, 21), (30, 31)):
+        with pytest.raises(
+            ConfigurationError, match=f"{times} elements in a row.*absent"
+        ) as caught:
+            skip(load, kwargs={"length": length})
+        assert f"example {9 + times} of the training dataset" in caught.value.message
 
 
 def test_a_generator_that_raises_has_given_its_last_element() -> None:
@@ -327,6 +335,47 @@ def test_what_the_model_refuses_is_not_the_input_s() -> None:
     assert "IteratorGetNext" in str(error)  # in the words of the assertion
     assert input_error(error, data) is None
     assert input_error(ValueError("IteratorGetNext"), data) is None
+
+
+def test_shapes_that_differ_are_no_broken_example() -> None:
+    def load() -> tf.data.Dataset:
+        lengths = tf.data.Dataset.from_tensor_slices(([3, 3, 4, 3], [0, 1, 2, 0]))
+        return lengths.map(lambda length, y: (tf.zeros([length]), y))
+
+    data = build(load, classes=3)
+    error = input_error(raised(data.train), data)
+    assert error is not None
+    assert error.message.startswith("a batch of dataset python could not be read: Cannot ")
+    assert error.remedy == "give all examples one shape: resize or pad them in the function"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Graph execution error:\n\nDetected at node DecodeJpeg defined at (most recent call "
+            "last):\n<stack traces unavailable>\n2 root error(s) found.\n  (0) INVALID_ARGUMENT:  "
+            "Input is empty.\n\t [[{{node DecodeJpeg}}]]",
+            "Input is empty.",
+        ),
+        (
+            "{{function_node __wrapped__X}} a.png; No such file [Op:IteratorGetNext] name: ",
+            "a.png; No such file",
+        ),
+        ("x" * 500, "x" * 200 + "..."),
+        ("", "NotFoundError"),
+    ],
+)
+def test_tensorflow_s_own_words(text: str, expected: str) -> None:
+    assert words(tf.errors.NotFoundError(None, None, text)) == expected
+
+
+def test_without_anything_broken_skip_changes_nothing() -> None:
+    skipping, failing = skip(lambda: slices(*values())), build(lambda: slices(*values()))
+    assert stream(skipping.train, 13) == stream(failing.train, 13)
+    for name in ("train_examples", "steps_per_epoch", "classes", "element_spec", "bad_rows"):
+        assert getattr(skipping, name) == getattr(failing, name)
+    assert (skipping.warnings, skipping.bad_row_names) == ((), ())
 
 
 def test_a_dataset_that_can_be_read_once_only() -> None:
