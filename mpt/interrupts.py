@@ -1,7 +1,8 @@
 """Signals that ask a run to save what it has and end, and one that ends it at once.
 
 SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 ask (batch systems send one of the latter three ahead of a time
-limit). A SIGINT after any of them ends the process at once.
+limit). A second SIGINT ends the process at once; one SIGINT after another signal does not, for a
+parent hands on what a batch system has sent to parent and child alike.
 """
 
 import os
@@ -60,19 +61,19 @@ class Interrupts:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self.received.append(number)
-        if number == signal.SIGINT and len(self.received) > 1:
+        if number == signal.SIGINT and self.received.count(number) > 1:
             raise KeyboardInterrupt
 
     def _watch(self) -> None:
-        seen = 0
+        seen: list[int] = []
         while content := os.read(self._reading, 64):
             for number in content:
                 if number not in ASKING:
                     continue
-                seen += 1
-                if seen == 1:
+                seen.append(number)
+                if len(seen) == 1:
                     self._act()
-                elif number == signal.SIGINT:
+                elif number == signal.SIGINT and seen.count(number) > 1:
                     self._end_at_once()
 
     def _end_at_once(self) -> None:

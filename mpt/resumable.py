@@ -1,11 +1,10 @@
-"""What outlives a run's process besides its steps: variables, callbacks, random numbers.
+"""What outlives a run's process besides its steps: variables and random numbers.
 
 Each has `state`, plain values and NumPy arrays, and `restore`, which raises ValueError where a
 state does not fit.
 """
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -57,31 +56,6 @@ class Variables:
         self._raw = {}
 
 
-class Callbacks:
-    """What Keras callbacks have counted: their attributes that are plain values or arrays.
-
-    Functions, models and other objects are not kept: a callback makes those when it is built.
-    """
-
-    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]):
-        self._callbacks = list(callbacks)
-
-    def state(self) -> State:
-        return {"callbacks": [_attributes(callback) for callback in self._callbacks]}
-
-    def restore(self, state: State) -> None:
-        kept = state["callbacks"]
-        names = [type(callback).__name__ for callback in self._callbacks]
-        if [each["class"] for each in kept] != names:
-            raise ValueError(f"its callbacks are not {', '.join(names)}")
-        for callback, each in zip(self._callbacks, kept, strict=True):
-            own = _attributes(callback)["values"]
-            unset = {name for name, value in vars(callback).items() if value is None}
-            for name, value in each["values"].items():
-                if name in own or name in unset:
-                    setattr(callback, name, _given_back(value, getattr(callback, name)))
-
-
 class RandomNumbers:
     """The states of Python's, NumPy's, TensorFlow's and Keras's global generators.
 
@@ -111,44 +85,3 @@ class RandomNumbers:
         self._tensorflow.state.assign(state["tensorflow"])
         for part in parts([self._keras.state]):
             part.assign(state["keras"])
-
-
-def _attributes(callback: keras.callbacks.Callback) -> State:
-    skipped = ("params", "_model", "validation_data")
-    values = {
-        name: _kept(value)
-        for name, value in vars(callback).items()
-        if name not in skipped and value is not None and _is_plain(value)
-    }
-    return {"class": type(callback).__name__, "values": values}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(child) for child in value)
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and k[:1] != "$" and _is_plain(v) for k, v in value.items())
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind in "biuf" or value.dtype.name == "bfloat16"
-    return value is None or isinstance(value, str | bool | int | float)
-
-
-def _kept(value: Any) -> Any:
-    """`value` as a checkpoint takes it: a NumPy number becomes an array without dimensions."""
-    if isinstance(value, dict):
-        return {key: _kept(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_kept(child) for child in value]
-    return np.asarray(value) if isinstance(value, np.generic) else value
-
-
-def _given_back(kept: Any, present: Any = None) -> Any:
-    """What `_kept` was given, in the container that the attribute has."""
-    if isinstance(kept, dict):
-        return {key: _given_back(child) for key, child in kept.items()}
-    if isinstance(kept, list):
-        values = [_given_back(child) for child in kept]
-        return tuple(values) if isinstance(present, tuple) else values
-    if isinstance(kept, np.ndarray):
-        return kept.copy() if kept.ndim else kept[()]
-    return kept

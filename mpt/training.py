@@ -13,10 +13,11 @@ import keras
 import numpy as np
 
 from mpt import checkpointing
+from mpt.callback_state import Callbacks
 from mpt.checkpointing import Checkpointing, Part
 from mpt.interrupts import Interrupts
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
-from mpt.resumable import Callbacks, RandomNumbers, Variables
+from mpt.resumable import RandomNumbers, Variables
 from mpt.stopping import Best, Cause, DivergenceRules, Reason
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput

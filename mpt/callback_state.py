@@ -1,0 +1,119 @@
+"""What Keras callbacks have counted, kept for a run that goes on in another process.
+
+Kept are attributes that are plain values: numbers, texts, NumPy's numbers and arrays, and Python's
+containers of these. Functions, models and other objects are not: a callback makes those when it is
+built.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from mpt.checkpoint.file import DTYPES
+
+State = dict[str, Any]
+
+SKIPPED = ("params", "_model", "validation_data")  # what Keras sets
+# A container that is no list, and no mapping of texts, is a mapping of its kind to a list.
+TUPLE, ITEMS = "$tuple", "$items"
+COLLECTIONS = {"$set": set, "$frozenset": frozenset, "$deque": deque}
+
+
+class Callbacks:
+    """A run's callbacks, as one part of its checkpoints."""
+
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]):
+        self._callbacks = list(callbacks)
+
+    def state(self) -> State:
+        """The callbacks' attributes that are plain values."""
+        return {
+            "callbacks": [
+                {
+                    "class": type(callback).__name__,
+                    "values": {n: kept(v) for n, v in _attributes(callback).items() if is_plain(v)},
+                }
+                for callback in self._callbacks
+            ]
+        }
+
+    def restore(self, state: State) -> None:
+        """Set the attributes; what is no plain value now stays as it is.
+
+        Raises:
+            ValueError: they are those of other callbacks.
+        """
+        states = state["callbacks"]
+        names = [type(callback).__name__ for callback in self._callbacks]
+        if [each["class"] for each in states] != names:
+            raise ValueError(f"its callbacks are not {', '.join(names)}")
+        for callback, each in zip(self._callbacks, states, strict=True):
+            present = _attributes(callback)
+            for name, value in each["values"].items():
+                if name in present and is_plain(present[name]):
+                    setattr(callback, name, _into(present[name], given_back(value)))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `kept` takes it."""
+    if isinstance(value, dict):
+        return all(is_plain(key) and is_plain(child) for key, child in value.items())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return all(is_plain(child) for child in value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.name in DTYPES
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def kept(value: Any) -> Any:
+    """A plain value as a checkpoint takes it: a NumPy number becomes an array of no dimensions."""
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: kept(child) for key, child in value.items()}
+        return {ITEMS: [[kept(key), kept(child)] for key, child in value.items()]}
+    if isinstance(value, list):
+        return [kept(child) for child in value]
+    if isinstance(value, tuple):
+        return {TUPLE: [kept(child) for child in value]}
+    for name, kind in COLLECTIONS.items():
+        if isinstance(value, kind):
+            return {name: [kept(child) for child in value]}
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def given_back(state: Any) -> Any:
+    """The value that `kept` was given; of a container's subclass, the container."""
+    if isinstance(state, list):
+        return [given_back(child) for child in state]
+    if isinstance(state, np.ndarray):
+        return state.copy() if state.ndim else state[()]
+    if not isinstance(state, dict):
+        return state
+    if ITEMS in state:
+        return {given_back(key): given_back(child) for key, child in state[ITEMS]}
+    if TUPLE in state:
+        return tuple(given_back(child) for child in state[TUPLE])
+    for name, kind in COLLECTIONS.items():
+        if name in state:
+            return kind(given_back(child) for child in state[name])
+    return {key: given_back(child) for key, child in state.items()}
+
+
+def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    return {name: value for name, value in vars(callback).items() if name not in SKIPPED}
+
+
+def _into(present: Any, value: Any) -> Any:
+    """`value`, in the container that is there: one with defaults or a length keeps them."""
+    if isinstance(present, dict) and isinstance(value, dict):
+        present.clear()
+        present.update(value)
+        return present
+    if isinstance(present, deque) and isinstance(value, deque):
+        present.clear()
+        present.extend(value)
+        return present
+    return value
