@@ -1,5 +1,7 @@
 """Throughput and loss-scale history from windows made by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,33 @@ def test_what_the_host_does_between_steps_slows_training_but_no_step():
     summary = measured.summary()
     assert summary.examples_per_second == pytest.approx(10)
     assert summary.step_time_ms.median == pytest.approx(500)
+
+
+def test_quantiles_are_those_of_all_steps_in_whatever_process_they_were_run():
+    times = np.random.default_rng(0).uniform(0.001, 0.1, 1001)
+    measured = Throughput(warmup_steps=0, batch_size=10)
+    for step, seconds in enumerate(times.tolist(), 1):
+        if step == 500:
+            state = measured.state()
+            measured = Throughput(warmup_steps=0, batch_size=10)
+            measured.restore(state)
+        measured.add(step, 1, seconds)
+    summary = measured.summary()
+    found = (summary.step_time_ms.p10, summary.step_time_ms.median, summary.step_time_ms.p90)
+    assert found == pytest.approx(1e3 * np.percentile(times, (10, 50, 90)), rel=1e-6)
+    assert summary.examples_per_second == pytest.approx(10 / times.mean(), rel=1e-6)
+
+
+def test_a_run_of_a_million_calls_keeps_little_of_them():
+    measured = Throughput(warmup_steps=0, batch_size=10)
+    tracemalloc.start()
+    for step in range(1000, 21_000):
+        measured.add(step, 1, step / 1e6)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 12 * 20_000  # bytes
+    state = measured.state()
+    assert state["steps"].nbytes + state["seconds"].nbytes == 8 * 20_000
 
 
 def test_the_scale_history_names_each_change_and_the_last_overflow():
