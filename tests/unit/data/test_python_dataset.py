@@ -88,6 +88,17 @@ def test_shuffle_follows_the_seed_and_changes_by_epoch() -> None:
     assert len(set(first[:28])) == 28
 
 
+def test_a_position_is_that_of_reading_up_to_it() -> None:
+    def load() -> tf.data.Dataset:
+        return singles().shuffle(30, seed=1, reshuffle_each_iteration=False)
+
+    data = build(load)
+    read = order(data.train, 21)
+    assert sorted(read[:28]) != read[:28]
+    for position in (0, 6, 7, 15):
+        assert order(data.at(position), 6) == read[4 * position : 4 * (position + 6)]
+
+
 def test_structures_and_sample_weights() -> None:
     def load() -> tf.data.Dataset:
         x = {"a": X, "b": X * 2}
