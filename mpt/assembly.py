@@ -10,6 +10,7 @@ from mpt.checkpointing import Checkpointing
 from mpt.loop import EvaluationLoop, iterate
 from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared
+from mpt.progress import Schedule
 from mpt.reporting import Sessions
 from mpt.resuming import FolderState
 from mpt.session import Session
@@ -19,7 +20,7 @@ from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.recorder import SOURCES, Recorder
 from mpt.telemetry.throughput import Throughput
-from mpt.training import Schedule, Training
+from mpt.training import Training
 from mpt.tuning import StepsPerExecution
 
 

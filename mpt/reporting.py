@@ -1,5 +1,6 @@
 """Fills a run's report from the run's parts."""
 
+import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +10,11 @@ from mpt import device as devices
 from mpt import report
 from mpt.execution import Execution
 from mpt.preparation import Prepared
+from mpt.progress import epochs
 from mpt.report import RunReport
 from mpt.stopping import Best
 from mpt.telemetry.compute import Compute
-from mpt.training import Training, epochs
+from mpt.training import Training
 from mpt.tuning import StepsPerExecution
 
 
@@ -45,6 +47,7 @@ class Sessions:
             "fingerprint": prepared.data.fingerprint,
         }
         self._earlier = {"total": 0.0, "startup": 0.0, "tuning": 0.0}
+        self._name = secrets.token_hex(8)  # of this session
         self._resumed = False
 
     def state(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class Sessions:
         spent = self._result.wall_seconds
         return {
             **self._chosen,
+            "session": self._name,
             "started_at": self._result.started_at,
             "diagnosis": report.encode(self._result.diagnosis),
             "warnings": list(self._result.warnings),
@@ -63,8 +67,8 @@ class Sessions:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Add to the report what earlier processes found; once, for a rollback changes nothing."""
-        if self._resumed or state["started_at"] == self._result.started_at:
+        """Add to the report what earlier sessions found; once, for a rollback changes nothing."""
+        if self._resumed or state["session"] == self._name:
             return
         self._resumed = True
         result = self._result

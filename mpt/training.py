@@ -1,12 +1,10 @@
 """The host's side of training: groups steps into calls, and acts at their edges."""
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,57 +13,16 @@ import numpy as np
 from mpt import checkpointing
 from mpt.callback_state import Callbacks
 from mpt.checkpointing import Checkpointing, Part
+from mpt.hooks import callback_list, wants_batches
 from mpt.interrupts import Interrupts
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
+from mpt.progress import Outcome, Schedule, Values
 from mpt.resumable import RandomNumbers, Variables
 from mpt.stopping import Best, Cause, DivergenceRules, Reason
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
 from mpt.tuning import StepsPerExecution
-
-Values = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When things happen, in steps."""
-
-    total_steps: int
-    steps_per_epoch: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int | None = None
-
-    def next_edge(self, step: int) -> int:
-        """The first step after `step` at which the host has something to do."""
-        periods = [self.log_every, self.eval_every, self.steps_per_epoch]
-        if self.checkpoint_every is not None:
-            periods.append(self.checkpoint_every)
-        return min(self.total_steps, *((step // period + 1) * period for period in periods))
-
-
-@dataclass
-class Outcome:
-    """How training ended.
-
-    Attributes:
-        status: completed, stopped_early, diverged or interrupted.
-        final: last value of each `train/*` and `validation/*` tag.
-        seconds: wall time by activity: train, evaluate, diagnose, save.
-        checkpoint: the one that was written last; None where none was, or it failed.
-        rollbacks: one entry for each time the run went back: from_step, to_step, rule.
-    """
-
-    status: str = "completed"
-    reason: Reason | None = None
-    steps: int = 0
-    final: Values = field(default_factory=dict)
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "diagnose": 0.0, "save": 0.0}
-    )
-    checkpoint: Path | None = None
-    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -125,7 +82,7 @@ class Training:
         Raises:
             DoesNotFit: that state is not one of this run; nothing was trained.
         """
-        hooks = _callback_list(self.callbacks, self.model, self.schedule)
+        hooks = callback_list(self.callbacks, self.model, self.schedule)
         self._variables = Variables(self.model)
         self._all_parts: dict[str, Part] = {  # those that write to the run's folder come last
             "variables": self._variables,
@@ -278,7 +235,7 @@ class Training:
             self.steps_per_execution.add(step, count, seconds)
             self.throughput.extend_warmup(self.steps_per_execution.settled_at)
         # A callback of batches wants numbers, which cost a synchronization; others do without.
-        logs = metric_values(self.model) if _wants_batches(self.callbacks) else {}
+        logs = metric_values(self.model) if wants_batches(self.callbacks) else {}
         hooks.on_train_batch_end(batch + count - 1, logs)
         return count
 
@@ -422,32 +379,3 @@ class Training:
         if averaged and self.outcome.status == "stopped_early":
             self._finalize()
             self.record(step, None, self._evaluate(hooks))
-
-
-def epochs(steps: int, steps_per_epoch: int) -> int:
-    """Epochs that were at least begun."""
-    return math.ceil(steps / steps_per_epoch)
-
-
-def _callback_list(
-    callbacks: list[keras.callbacks.Callback], model: keras.Model, schedule: Schedule
-) -> keras.callbacks.CallbackList:
-    model.stop_training = False
-    return keras.callbacks.CallbackList(
-        callbacks,
-        add_history=True,
-        add_progbar=False,
-        model=model,
-        epochs=epochs(schedule.total_steps, schedule.steps_per_epoch),
-        steps=schedule.steps_per_epoch,
-        verbose=0,
-    )
-
-
-def _wants_batches(callbacks: list[keras.callbacks.Callback]) -> bool:
-    base = keras.callbacks.Callback
-    return any(
-        type(callback).on_train_batch_end is not base.on_train_batch_end
-        or type(callback).on_batch_end is not base.on_batch_end
-        for callback in callbacks
-    )
