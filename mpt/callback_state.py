@@ -17,6 +17,8 @@ from mpt.checkpoint.file import DTYPES
 State = dict[str, Any]
 
 SKIPPED = ("params", "_model", "validation_data")  # what Keras sets
+# Where a callback compares a metric, Keras turns its sign when it first does so in a process.
+SETTINGS = ("min_delta",)
 # A container that is no list, and no mapping of texts, is a mapping of its kind to a list.
 TUPLE, ITEMS = "$tuple", "$items"
 COLLECTIONS = {"$set": set, "$frozenset": frozenset, "$deque": deque}
@@ -103,7 +105,9 @@ def given_back(state: Any) -> Any:
 
 
 def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    return {name: value for name, value in vars(callback).items() if name not in SKIPPED}
+    found = vars(callback)
+    skipped = (*SKIPPED, *SETTINGS) if "monitor_op" in found else SKIPPED
+    return {name: value for name, value in found.items() if name not in skipped}
 
 
 def _into(present: Any, value: Any) -> Any:

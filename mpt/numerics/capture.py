@@ -116,6 +116,35 @@ class Capture:
             state=[kept.numpy() for kept in self._state],
         )
 
+    def state(self) -> dict[str, Any] | None:
+        """The captured step, as a checkpoint takes it; None: there is none, or it has texts."""
+        if self._armed.numpy():
+            return None
+        values = [np.asarray(variable.numpy()) for variable in self._variables()]
+        return None if any(value.dtype.hasobject for value in values) else {"values": values}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Hold what `state` holds: a step, or none.
+
+        Raises:
+            ValueError: it is the state of another model or other data.
+        """
+        if state is None:
+            self.rearm()
+            return
+        pairs = list(zip(self._variables(), state["values"], strict=True))
+        for variable, value in pairs:
+            if value.dtype != variable.dtype.as_numpy_dtype:
+                raise ValueError(f"a captured {value.dtype.name} is no {variable.dtype.name}")
+        for variable, value in pairs:
+            variable.assign(value)
+        self._armed.assign(False)
+
+    def _variables(self) -> list[tf.Variable]:
+        """All that is written when a step is captured."""
+        batches = [kept for share in self._batches for kept in share]
+        return [*batches, *self._state, self._step, self._scale, self._loss, self._applied]
+
     def rearm(self) -> None:
         """Forget what was captured, free its memory, and wait for the next such step."""
         for kept in [*self._state, *(kept for share in self._batches for kept in share)]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from mpt.numerics.capture import Capture
+from mpt.numerics.capture import Capture, Captured
 from mpt.numerics.diagnosis import Diagnosis, diagnose
 from mpt.numerics.remedies import Overrides
 from mpt.numerics.replay import replaying
@@ -47,19 +47,20 @@ class Watch:
         self._rearm_at: int | None = None
 
     def state(self) -> dict[str, Any]:
-        """What was told so far, and when to look again."""
+        """What was told so far, when to look again, and what is yet to be looked at."""
         return {
+            "captured": self._capture.state(),
             "told": [list(told) for told in sorted(self._told, key=str)],
             "replays": self._replays,
             "rearm_at": self._rearm_at,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what was told before, with nothing captured."""
+        """Go on from what was told before."""
         self._told = {(direction, path) for direction, path in state["told"]}
         self._replays = int(state["replays"])
         self._rearm_at = None if state["rearm_at"] is None else int(state["rearm_at"])
-        self._capture.rearm()
+        self._capture.restore(state["captured"])
 
     def check(self, window: Window) -> Cause | None:
         """What broke the step that was captured in this window; None: nothing was.
@@ -71,9 +72,10 @@ class Watch:
                 self._rearm_at = None
                 self._capture.rearm()
             return None
-        if not window.rows["captured"].any():
+        captured = self._capture.read() if window.rows["captured"].any() else None
+        if captured is None:  # or it could not be kept where the run was interrupted
             return None
-        found = self._diagnose()
+        found = self._diagnose(captured)
         if (found.direction, found.path) not in self._told and len(self._told) < MOST_TOLD:
             self._told.add((found.direction, found.path))
             self._tell(found)
@@ -84,9 +86,7 @@ class Watch:
             self._rearm_at = 2 * window.step
         return Cause(found.step, f"{found.headline}; {found.remedy}")
 
-    def _diagnose(self) -> Diagnosis:
-        captured = self._capture.read()
-        assert captured is not None
+    def _diagnose(self, captured: Captured) -> Diagnosis:
         try:
             with replaying(self._model, captured) as replay:
                 return diagnose(replay, self._overrides)

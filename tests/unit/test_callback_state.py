@@ -107,32 +107,59 @@ def test_an_array_of_a_kind_that_no_checkpoint_holds_is_left_out(stored):
     assert (now.wide, now.count) == (None, 1)
 
 
-def test_kerass_own_go_on_counting(stored):
-    def made(value):
-        callbacks = [
-            keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True),
-            keras.callbacks.ReduceLROnPlateau(patience=2, cooldown=1),
-            keras.callbacks.History(),
-        ]
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile(keras.optimizers.SGD(0.1), "mse")
-        model.set_weights([np.full((2, 1), value), np.zeros(1)])
-        for callback in callbacks:
-            callback.set_model(model)
-            callback.on_train_begin()
-        return callbacks
+LOSSES = [1.0, 0.8, 0.75, 0.7, 0.2, 0.19, 0.5, 0.18, 0.1, 0.4, 0.1]
 
-    before, now = made(1.0), made(2.0)
-    for epoch, loss in enumerate([1.0, 2.0, 2.0]):
-        for callback in before:
+
+def kerass_own():
+    """Callbacks that count in different ways, on a model that nobody trains."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    callbacks = [
+        keras.callbacks.EarlyStopping(patience=4, min_delta=0.1, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(patience=1, cooldown=1, min_delta=0.1, factor=0.5),
+        keras.callbacks.ModelCheckpoint("x.keras", save_best_only=True, save_freq=100),
+        keras.callbacks.History(),
+    ]
+    for callback in callbacks:
+        callback.set_model(model)
+        callback.on_train_begin()
+    return model, callbacks
+
+
+def told(model, callbacks, losses, first_epoch=0):
+    """What they have set and counted at the end of each epoch."""
+    seen = []
+    for epoch, loss in enumerate(losses, start=first_epoch):
+        model.set_weights([np.full((2, 1), epoch), np.zeros(1)])
+        for callback in callbacks:
+            callback.on_epoch_begin(epoch)
             callback.on_epoch_end(epoch, {"val_loss": loss})
-    Callbacks(now).restore(stored(Callbacks(before).state()))
-    stopping, plateau, history = now
-    assert (stopping.wait, stopping.best, stopping.best_epoch) == (2, 1.0, 0)
-    assert stopping.best_weights[0].tolist() == [[1.0], [1.0]]
-    assert (plateau.best, plateau.wait, plateau.cooldown_counter) == (1.0, 0, 1)
-    assert history.history == {"val_loss": [1.0, 2.0, 2.0]}
-    assert history.epoch == [0, 1, 2]
+        stopping, plateau, _, history = callbacks
+        seen.append(
+            [
+                *(stopping.wait, stopping.best, stopping.best_epoch, model.stop_training),
+                *(plateau.wait, plateau.best, plateau.cooldown_counter),
+                float(model.optimizer.learning_rate.numpy()),
+                stopping.best_weights[0].tolist(),
+                [list(values) for values in history.history.values()],
+            ]
+        )
+    return seen
+
+
+@pytest.mark.parametrize("epoch", range(len(LOSSES)))
+def test_kerass_own_go_on_as_if_nothing_had_happened(stored, epoch):
+    model, callbacks = kerass_own()
+    expected = told(model, callbacks, LOSSES)
+    assert len({row[7] for row in expected}) > 2, "the learning rate never changed"
+    model, callbacks = kerass_own()
+    seen = told(model, callbacks, LOSSES[:epoch])
+    state, rate = stored(Callbacks(callbacks).state()), model.optimizer.learning_rate.numpy()
+    model, callbacks = kerass_own()
+    Callbacks(callbacks).restore(state)
+    model.optimizer.learning_rate = rate  # a variable of the optimizer's, kept with it
+    model.stop_training = any(row[3] for row in seen)
+    assert seen + told(model, callbacks, LOSSES[epoch:], epoch) == expected
 
 
 def test_other_callbacks_than_before(stored):
