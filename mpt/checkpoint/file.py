@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,9 +26,12 @@ from mpt.run_folder import sync_folder
 
 MAGIC = b"mpt-checkpoint-1"
 LENGTH_BYTES = 8
+DIGEST_BYTES = hashlib.sha256().digest_size
 LONGEST_HEADER = 2**28
+MOST_DIMENSIONS = 32
 REFERENCE = "$array"
 PARTIAL = ".partial-"
+CHANGED = "its checksum is wrong: it was cut short or changed"
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -83,19 +86,19 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         with open_regular(path) as file:
-            content = file.read()
+            beginning = _beginning(file)
+            rest = os.fstat(file.fileno()).st_size - len(beginning)
+            header = _expected(beginning, rest)
+            content = file.read(rest)
     except OSError as error:
         raise BrokenCheckpoint(str(error.strerror)) from error
-    size = hashlib.sha256().digest_size
-    body, digest = memoryview(content)[:-size], content[-size:]
-    if hashlib.sha256(body).digest() != digest:
-        raise BrokenCheckpoint("its checksum is wrong: it was cut short or changed")
+    body, digest = memoryview(content)[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    checksum = hashlib.sha256(beginning)
+    checksum.update(body)
+    if checksum.digest() != digest:
+        raise BrokenCheckpoint(CHANGED)
     try:
-        start, header = _header(body)
-        arrays = _arrays(header["arrays"], body[start:])
-        return _with_arrays(header["state"], arrays)
-    except BrokenCheckpoint:
-        raise
+        return _with_arrays(header["state"], _arrays(header, body))
     except Exception as error:  # a right checksum over nonsense: not written by `write`
         raise BrokenCheckpoint(f"it is no checkpoint of mpt: {error}") from error
 
@@ -108,7 +111,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     try:
         with open_regular(path) as file:
-            about = _header(_beginning(file))[1]["about"]
+            about = _header(_beginning(file))["about"]
     except OSError as error:
         raise BrokenCheckpoint(str(error.strerror)) from error
     except BrokenCheckpoint:
@@ -120,46 +123,56 @@ def read_header(path: Path) -> dict[str, Any]:
     return about
 
 
-def _beginning(file: IO[bytes]) -> memoryview:
+def _beginning(file: IO[bytes]) -> bytes:
+    """A file's bytes up to the end of its header."""
     fixed = file.read(len(MAGIC) + LENGTH_BYTES)
-    return memoryview(fixed + file.read(_header_length(fixed)))
-
-
-def _header_length(content: bytes | memoryview) -> int:
-    if bytes(content[: len(MAGIC)]) != MAGIC:
+    if not fixed.startswith(MAGIC):
         raise BrokenCheckpoint("it is no checkpoint of mpt")
-    length = int.from_bytes(content[len(MAGIC) : len(MAGIC) + LENGTH_BYTES], "little")
+    length = int.from_bytes(fixed[len(MAGIC) :], "little")
     if length > LONGEST_HEADER:
         raise BrokenCheckpoint("its header is too long")
-    return length
+    return fixed + file.read(length)
 
 
-def _header(body: memoryview) -> tuple[int, dict[str, Any]]:
-    """Where the header ends, and what it says."""
-    start = len(MAGIC) + LENGTH_BYTES
-    end = start + _header_length(body)
-    header = json.loads(bytes(body[start:end]))
+def _header(beginning: bytes) -> dict[str, Any]:
+    header = json.loads(beginning[len(MAGIC) + LENGTH_BYTES :])
     if not isinstance(header, dict):
         raise BrokenCheckpoint("its header is no mapping")
-    return end, header
+    return header
 
 
-def _arrays(specs: list[dict[str, Any]], content: memoryview) -> list[np.ndarray]:
+def _expected(beginning: bytes, rest: int) -> dict[str, Any]:
+    """The header, where what it announces is as long as the rest of the file.
+
+    The checksum would find out too, but only after all of a file, whatever its size, is in memory.
+    """
+    try:
+        header = _header(beginning)
+        announced = sum(math.prod(shape) * dtype.itemsize for dtype, shape in _specs(header))
+    except Exception as error:
+        raise BrokenCheckpoint(CHANGED) from error
+    if announced + DIGEST_BYTES != rest:
+        raise BrokenCheckpoint(CHANGED)
+    return header
+
+
+def _specs(header: dict[str, Any]) -> Iterator[tuple[np.dtype, tuple[int, ...]]]:
+    for spec in header["arrays"]:
+        name, shape = spec["dtype"], tuple(spec["shape"])
+        if name not in DTYPES or len(shape) > MOST_DIMENSIONS:
+            raise BrokenCheckpoint(f"no array is {name!r} of shape {shape}")
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise BrokenCheckpoint(f"no array is {name!r} of shape {shape}")
+        yield np.dtype(name), shape
+
+
+def _arrays(header: dict[str, Any], content: memoryview) -> list[np.ndarray]:
     arrays = []
     offset = 0
-    for spec in specs:
-        name, shape = spec["dtype"], tuple(spec["shape"])
-        if name not in DTYPES or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise BrokenCheckpoint(f"no array is {name!r} of shape {shape}")
-        dtype = np.dtype(name)
-        count = math.prod(shape)
-        if offset + count * dtype.itemsize > len(content):
-            raise BrokenCheckpoint("it holds less than its header says")
-        array = np.frombuffer(content, dtype, count, offset).reshape(shape)
+    for dtype, shape in _specs(header):
+        array = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
         arrays.append(array)
         offset += array.nbytes
-    if offset != len(content):
-        raise BrokenCheckpoint("it holds more than its header says")
     return arrays
 
 

@@ -4,8 +4,10 @@ Kept are the newest ones, the one of the best evaluation, and the newest that is
 A file that turns out broken is told of and passed over; it is kept beside the others, renamed.
 """
 
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,19 +75,29 @@ class Checkpoints:
             healthy: only of those that are fit to go back to.
 
         Raises:
-            BrokenCheckpoint: there are some, and every one is broken.
+            BrokenCheckpoint: there are some, and every one is broken or unfit, or they cannot be
+                listed.
         """
         broken: list[tuple[Path, str]] = []
-        candidates = self.steps()
-        if healthy:
-            candidates = {s: p for s, p in candidates.items() if self._about(p).get("healthy")}
+        unfit: list[tuple[Path, str]] = []
+        try:
+            candidates = self._listed()
+        except OSError as error:
+            raise BrokenCheckpoint(f"{self.folder.name}: {error.strerror}") from error
         for step, path in reversed(candidates.items()):
             try:
+                about = read_header(path)
+                if healthy and not about.get("healthy"):
+                    unfit.append((path, "the run was not fit to go back to then"))
+                    continue
+                if about.get("step", step) != step:
+                    raise BrokenCheckpoint(f"it is that of step {about['step']}, by what it says")
                 return Found(path, step, read(path), tuple(broken))
             except BrokenCheckpoint as error:
                 broken.append((path, str(error)))
-        if broken:
-            raise BrokenCheckpoint("; ".join(f"{path.name}: {what}" for path, what in broken))
+        if candidates:
+            useless = [f"{path.name}: {what}" for path, what in [*broken, *unfit]]
+            raise BrokenCheckpoint("; ".join(useless))
         return None
 
     def best(self) -> Path | None:
@@ -103,12 +115,11 @@ class Checkpoints:
         return found[-1] if found else None
 
     def steps(self) -> dict[int, Path]:
-        """Step -> file, whole or not, from the oldest to the newest."""
+        """Step -> file, whole or not, from the oldest to the newest; none that cannot be listed."""
         try:
-            names = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+            return self._listed()
         except OSError:
             return {}
-        return dict(sorted((int(path.name[5:-5]), path) for path in names))
 
     def forget_after(self, step: int) -> None:
         """Delete the checkpoints of later steps: the run has gone back before them."""
@@ -120,10 +131,17 @@ class Checkpoints:
         """Put what is later out of the way: broken files aside, and those of an abandoned path."""
         if found is not None:
             for path, _ in found.broken:
-                path.rename(path.with_name(f"{path.name}.broken"))
+                path.rename(_free(path.with_name(f"{path.name}.broken")))
             self.forget_after(found.step)
         for path in self.folder.glob(f"{PARTIAL}*"):  # what a killed process had begun to write
             path.unlink(missing_ok=True)
+
+    def _listed(self) -> dict[int, Path]:
+        try:
+            names = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        except FileNotFoundError:
+            return {}
+        return dict(sorted((int(path.name[5:-5]), path) for path in names))
 
     def _prune(self) -> None:
         steps = self.steps()
@@ -134,10 +152,20 @@ class Checkpoints:
             kept += [step for step in steps if about[step].get("best")][-1:]
         for step, path in steps.items():
             if step not in kept:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the new one is written all the same
+                    path.unlink()
 
     def _about(self, path: Path) -> dict[str, Any]:
         try:
             return read_header(path)
         except BrokenCheckpoint:
             return {}
+
+
+def _free(path: Path) -> Path:
+    """`path`, or where that is taken, the same with -2, -3 and so on behind it."""
+    count, free = 1, path
+    while os.path.lexists(free):
+        count += 1
+        free = path.with_name(f"{path.name}-{count}")
+    return free
