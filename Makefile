@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help train test test-all lint format bench clean
+.PHONY: help train test test-all lint format bench soak clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ format: $(VENV)/.installed-lint ## Rewrite the code in the project's style
 
 bench: $(VENV)/.installed ## Measure the step time against bare Keras (tens of minutes)
 	$(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/.installed ## Train 20,000 steps and check that nothing grows nor slows down (minutes)
+	$(BIN)/python -m bench.soak $(ARGS)
 
 clean: ## Remove the environment and what was built; runs stay
 	rm -rf $(VENV) build dist .*_cache *.egg-info

@@ -12,19 +12,18 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from bench import checkpoints, resume
+from bench.measure import ROOT, Side, compared, environment, in_turn, synthetic, train
 from bench.work import WARMUP, WORKS
 
-HERE = Path(__file__).parent
 POLICIES = ("float32", "mixed_bfloat16")
 # Highest ratio that the project sets itself: against the better Keras setting, autotune off.
 TARGETS = {"cnn": 1.03, "mlp": 0.92, "resnet20": 0.80}
-Side = Callable[[], float]
 
 
 def main() -> int:
@@ -67,6 +66,9 @@ def cases() -> list[tuple[str, Callable[[int], dict]]]:
             )
     found.append(("resnet20 fused normalization", fused_normalization))
     found.append(("resnet20 histograms", gradient_histograms))
+    found.append(("checkpoints", checkpoints.cost))
+    found.append(("resume", lambda rounds: resume.first_step("digits", rounds)))
+    found.append(("resume resnet20", lambda rounds: resume.first_step("resnet20", rounds)))
     return found
 
 
@@ -100,7 +102,7 @@ def gradient_histograms(rounds: int) -> dict:
     """
     command = [sys.executable, "-m", "bench.histograms", str(20 * rounds)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment(), cwd=HERE.parent
+        command, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
     )
     times = json.loads(done.stdout.splitlines()[-1])
     alone = {key: median(times[key]) for key in ("skip", "count", "read")}
@@ -145,38 +147,11 @@ def command_line(rounds: int) -> dict:
     return {"seconds": times, "target": {name: limit for name, (_, limit) in commands.items()}}
 
 
-def in_turn(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
-    """Each side once a round, in turn; the order is reversed every other round."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
-        for name in order:
-            times[name].append(sides[name]())
-    return times
-
-
-def compared(times: dict[str, list[float]], ours: str, peer: str, target: float) -> dict:
-    ratios = [a / b for a, b in zip(times[ours], times[peer], strict=True)]
-    return {
-        "step_ms": times,
-        "median_step_ms": {name: median(values) for name, values in times.items()},
-        "against": peer,
-        "ratios": ratios,
-        "ratio": median(ratios),
-        "target": target,
-    }
-
-
 def mpt_step_ms(work: str, policy: str, *overrides: str) -> float:
     """Median step time of a real run, as its report has it; all telemetry on."""
     case = WORKS[work]
     report = train(
-        *case.overrides,
-        "dataset=synthetic",
-        f"dataset.shape=[{','.join(map(str, case.shape))}]",
-        f"dataset.examples={(WARMUP + case.steps) * case.batch}",
-        "dataset.validation_fraction=0",
-        f"batch_size={case.batch}",
+        *synthetic(work, WARMUP + case.steps),
         f"precision={policy}",
         f"trainer.steps={WARMUP + case.steps}",
         f"trainer.warmup_steps={WARMUP}",
@@ -188,19 +163,10 @@ def mpt_step_ms(work: str, policy: str, *overrides: str) -> float:
 
 def keras_step_ms(work: str, policy: str, steps_per_execution: int) -> float:
     """Mean step time of bare `fit`."""
-    command = [sys.executable, str(HERE / "keras_fit.py"), work, policy]
+    command = [sys.executable, str(ROOT / "bench/keras_fit.py"), work, policy]
     command += [str(steps_per_execution), str(WORKS[work].steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     return float(json.loads(done.stdout.splitlines()[-1])["step_ms"])
-
-
-def train(*overrides: str) -> dict:
-    """The report of one `mpt train` with these overrides."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        command = [sys.executable, "-m", "mpt", "-q", "train", *overrides, f"run_dir={run}"]
-        subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-        return json.loads((run / "report.json").read_text())
 
 
 def wall(words: list[str]) -> float:
@@ -208,10 +174,6 @@ def wall(words: list[str]) -> float:
     command = [str(Path(sys.executable).with_name("mpt")), *words]
     subprocess.run(command, capture_output=True, check=False)
     return time.perf_counter() - start
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent)}
 
 
 def machine() -> dict:
@@ -234,7 +196,8 @@ def machine() -> dict:
 def row(name: str, result: dict) -> str:
     """One line of the table."""
     if "ratio" in result:
-        times = ", ".join(f"{side} {ms:.2f} ms" for side, ms in result["median_step_ms"].items())
+        unit = result["unit"]
+        times = ", ".join(f"{side} {time:.2f} {unit}" for side, time in result["medians"].items())
         low, high = min(result["ratios"]), max(result["ratios"])
         text = f"ratio {result['ratio']:.3f} ({low:.3f} to {high:.3f}) to {result['against']}"
         if "alone_share" in result:

@@ -1,0 +1,83 @@
+"""How the cases measure: real runs in fresh processes, the sides in turn, medians."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from bench.work import WORKS
+
+ROOT = Path(__file__).parent.parent
+Side = Callable[[], float]
+
+
+def in_turn(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
+    """Each side once a round, in turn; the order is reversed every other round."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for name in order:
+            times[name].append(sides[name]())
+    return times
+
+
+def compared(
+    times: dict[str, list[float]], ours: str, peer: str, target: float, unit: str = "ms"
+) -> dict:
+    """The ratio of `ours` to `peer`, which is taken round by round."""
+    ratios = [a / b for a, b in zip(times[ours], times[peer], strict=True)]
+    return {
+        "unit": unit,
+        "times": times,
+        "medians": {name: median(values) for name, values in times.items()},
+        "against": peer,
+        "ratios": ratios,
+        "ratio": median(ratios),
+        "target": target,
+    }
+
+
+def train(*overrides: str) -> dict:
+    """The report of one `mpt train` with these overrides."""
+    with trained(*overrides) as run:
+        return json.loads((run / "report.json").read_text())
+
+
+@contextmanager
+def trained(*overrides: str) -> Iterator[Path]:
+    """The folder of one `mpt train` with these overrides."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = train_command(*overrides, run=run)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment(), cwd=folder
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+        yield run
+
+
+def train_command(*overrides: str, run: Path) -> list[str]:
+    return [sys.executable, "-m", "mpt", "-q", "train", *overrides, f"run_dir={run}"]
+
+
+def synthetic(work: str, steps: int) -> list[str]:
+    """Overrides of `work` on random examples, as many as `steps` batches."""
+    case = WORKS[work]
+    return [
+        *case.overrides,
+        "dataset=synthetic",
+        f"dataset.shape=[{','.join(map(str, case.shape))}]",
+        f"dataset.examples={steps * case.batch}",
+        "dataset.validation_fraction=0",
+        f"batch_size={case.batch}",
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,211 @@
+"""`make soak`: a long real run, watched from outside, must not grow nor slow down.
+
+    python -m bench.soak [--steps N] [--keep FOLDER]
+
+It trains as a process of its own with all that a run can have on: gradient statistics, histograms,
+TensorBoard, a growing and overflowing loss scale, evaluation, Keras callbacks and many checkpoints.
+The process's resident memory, file handles and threads are sampled by psutil; the step times are
+those that the run itself logs. Ends with 0 where every bound holds, else with 1.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from bench.measure import environment, train_command
+
+STEPS = 20_000
+INTERVAL = 0.2  # s between two samples
+PARTS = 10  # the first of which is the warm-up
+STEP_TIME = "throughput/step_time_ms"
+
+RUN = (
+    *("model=mlp", "model.hidden=[128,128]", "model.dropout=0.1", "dataset=digits"),
+    *("batch_size=128", "precision=mixed_float16", "loss_scale.growth_steps=200"),
+    *("optimizer.ema=true", "optimizer.global_clipnorm=1", "trainer.steps_per_execution=1"),
+    *("trainer.log_every=20", "trainer.eval_every=100", "trainer.checkpoint_every=200"),
+    *("telemetry.tensorboard=true", "telemetry.gradients=true", "telemetry.histogram_every=100"),
+    "trainer.callbacks=[{_target_:keras.callbacks.ReduceLROnPlateau,monitor:val_loss,patience:50},"
+    "{_target_:keras.callbacks.TerminateOnNaN}]",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The process at one moment; `step` is the last one that it had logged, `rss` is in bytes."""
+
+    step: int
+    rss: int
+    handles: int
+    threads: int
+
+
+@dataclass
+class Watched:
+    """What was seen of one run.
+
+    Attributes:
+        step_ms: (last step, mean time of a step, ms) of each log interval.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    step_ms: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tenth of the run.
+
+    Attributes:
+        rss, step_ms: medians, bytes and ms.
+        handles, threads: the fewest: what is open for a moment only is no leak.
+    """
+
+    rss: float
+    handles: int
+    threads: int
+    step_ms: float
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A figure that must not be above its limit."""
+
+    name: str
+    value: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        return self.value <= self.limit
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.soak")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--keep", type=Path, help="a new folder, to keep the run in")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = options.keep or Path(folder) / "run"
+        command = train_command(*RUN, f"trainer.steps={options.steps}", run=run)
+        watched = watch(command, run)
+    table = rows(watched, options.steps)
+    print(text(table))
+    found = bounds(table)
+    for bound in found:
+        verdict = "pass" if bound.holds else "FAIL"
+        print(f"{verdict}  {bound.name}: {bound.value:+.4g}, at most {bound.limit:+g}")
+    return 0 if all(bound.holds for bound in found) else 1
+
+
+def watch(command: Sequence[str], run: Path) -> Watched:
+    """Start `command`, a run in the folder `run`, and watch it to its end.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    watched = Watched()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment())
+        try:
+            _sample(psutil.Process(process.pid), run, watched)
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"the run failed ({process.returncode}):\n{said.read().decode()}")
+    return watched
+
+
+def _sample(process: psutil.Process, run: Path, watched: Watched) -> None:
+    """Look at it until it ends, or has written its report: then it closes its files."""
+    read = 0
+    while process.status() != psutil.STATUS_ZOMBIE and not (run / "report.json").exists():
+        lines, read = _new_lines(run / "metrics.jsonl", read)
+        for line in lines:
+            row = json.loads(line)
+            if STEP_TIME in row:
+                watched.step_ms.append((row["step"], row[STEP_TIME]))
+        try:
+            rss = process.memory_info().rss
+            handles, threads = process.num_fds(), process.num_threads()
+        except (psutil.ZombieProcess, psutil.NoSuchProcess, psutil.AccessDenied):
+            return  # it has just ended
+        if watched.step_ms:
+            watched.samples.append(Sample(watched.step_ms[-1][0], rss, handles, threads))
+        time.sleep(INTERVAL)
+
+
+def _new_lines(path: Path, start: int) -> tuple[list[bytes], int]:
+    """The whole lines from byte `start` on, and where the next one begins."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            whole = file.read().rpartition(b"\n")[0]
+    except FileNotFoundError:
+        return [], start
+    return whole.splitlines(), start + len(whole) + bool(whole)
+
+
+def rows(watched: Watched, steps: int) -> list[Row]:
+    """The run in tenths."""
+    table = []
+    for part in range(PARTS):
+        first, last = part * steps // PARTS, (part + 1) * steps // PARTS
+        samples = [sample for sample in watched.samples if first < sample.step <= last]
+        times = [ms for step, ms in watched.step_ms if first < step <= last]
+        if not samples or not times:
+            raise SystemExit(
+                f"nothing was sampled from step {first} to {last}: a longer run, please"
+            )
+        table.append(
+            Row(
+                median(sample.rss for sample in samples),
+                min(sample.handles for sample in samples),
+                min(sample.threads for sample in samples),
+                median(times),
+            )
+        )
+    return table
+
+
+def bounds(table: Sequence[Row]) -> list[Bound]:
+    """What must hold. Memory, handles and threads count from the end of the warm-up."""
+
+    def most(figure: Callable[[Row], float]) -> float:
+        return max(figure(row) for row in table[1:])
+
+    base = table[1]
+    return [
+        Bound("memory, growth in %", 100 * (most(lambda row: row.rss) / base.rss - 1), 2),
+        Bound("file handles, growth", most(lambda row: row.handles) - base.handles, 0),
+        Bound("threads, growth", most(lambda row: row.threads) - base.threads, 0),
+        Bound("step time, growth in %", 100 * (table[-1].step_ms / table[0].step_ms - 1), 3),
+    ]
+
+
+def text(table: Sequence[Row]) -> str:
+    """The tenths as a table."""
+    lines = [f"{'tenth':>5}{'memory MiB':>12}{'handles':>9}{'threads':>9}{'step ms':>10}"]
+    for number, row in enumerate(table, 1):
+        lines.append(
+            f"{number:>5}{row.rss / 2**20:>12.1f}{row.handles:>9}{row.threads:>9}"
+            f"{row.step_ms:>10.3f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
