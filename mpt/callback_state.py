@@ -22,6 +22,9 @@ SETTINGS = ("min_delta",)
 # A container that is no list, and no mapping of texts, is a mapping of its kind to a list.
 TUPLE, ITEMS = "$tuple", "$items"
 COLLECTIONS = {"$set": set, "$frozenset": frozenset, "$deque": deque}
+# A list of numbers of one kind is an array: that of a metric grows by one each epoch, and each
+# checkpoint holds all of it.
+NUMBERS = {"$ints": (int, "int64"), "$floats": (float, "float64")}
 
 
 class Callbacks:
@@ -64,7 +67,7 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(is_plain(key) and is_plain(child) for key, child in value.items())
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return all(is_plain(child) for child in value)
+        return set(map(type, value)) <= {int, float} or all(is_plain(child) for child in value)
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.name in DTYPES
     return value is None or isinstance(value, str | bool | int | float)
@@ -77,7 +80,7 @@ def kept(value: Any) -> Any:
             return {key: kept(child) for key, child in value.items()}
         return {ITEMS: [[kept(key), kept(child)] for key, child in value.items()]}
     if isinstance(value, list):
-        return [kept(child) for child in value]
+        return _numbers(value) or [kept(child) for child in value]
     if isinstance(value, tuple):
         return {TUPLE: [kept(child) for child in value]}
     for name, kind in COLLECTIONS.items():
@@ -98,10 +101,25 @@ def given_back(state: Any) -> Any:
         return {given_back(key): given_back(child) for key, child in state[ITEMS]}
     if TUPLE in state:
         return tuple(given_back(child) for child in state[TUPLE])
+    for name in NUMBERS:
+        if name in state:
+            return state[name].tolist()
     for name, kind in COLLECTIONS.items():
         if name in state:
             return kind(given_back(child) for child in state[name])
     return {key: given_back(child) for key, child in state.items()}
+
+
+def _numbers(values: list[Any]) -> State | None:
+    """A list of numbers of one kind, as an array; None where it is no such list."""
+    kinds = set(map(type, values))
+    for name, (kind, dtype) in NUMBERS.items():
+        if kinds == {kind}:
+            try:
+                return {name: np.array(values, dtype)}
+            except OverflowError:  # an integer of more than 64 bits
+                return None
+    return None
 
 
 def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:

@@ -43,6 +43,11 @@ def go_on(stored, before, now):
         (True, False),
         (None, None),
         ([1, [2.5, "three"], None], []),
+        ([1, 2, -3], []),
+        ([0.1, -0.0, float("inf")], []),
+        ([1, 2.0, True], []),
+        ([True, False], []),
+        ([2**70, 1], []),
         ((1, 2), None),
         ([(1, 0.5), (2, 0.25)], []),
         ({"loss": [1.0, 0.5], "nested": {"a": (1, 2)}}, {}),
@@ -160,6 +165,17 @@ def test_kerass_own_go_on_as_if_nothing_had_happened(stored, epoch):
     model.optimizer.learning_rate = rate  # a variable of the optimizer's, kept with it
     model.stop_training = any(row[3] for row in seen)
     assert seen + told(model, callbacks, LOSSES[epoch:], epoch) == expected
+
+
+def test_a_long_history_takes_eight_bytes_a_number(stored, tmp_path):
+    before, now = keras.callbacks.History(), keras.callbacks.History()
+    before.set_model(keras.Sequential())
+    before.on_train_begin()
+    for epoch in range(5000):
+        before.on_epoch_end(epoch, {"loss": epoch / 7, "val_loss": float("nan")})
+    go_on(stored, before, now)
+    assert repr((now.epoch, now.history)) == repr((before.epoch, before.history))
+    assert (tmp_path / "x.ckpt").stat().st_size < 8 * 3 * 5000 + 1000
 
 
 def test_other_callbacks_than_before(stored):
