@@ -169,8 +169,9 @@ def test_kerass_own_go_on_as_if_nothing_had_happened(stored, epoch):
 
 def test_a_long_history_takes_eight_bytes_a_number(stored, tmp_path):
     before, now = keras.callbacks.History(), keras.callbacks.History()
-    before.set_model(keras.Sequential())
-    before.on_train_begin()
+    for history in (before, now):
+        history.set_model(keras.Sequential())
+        history.on_train_begin()
     for epoch in range(5000):
         before.on_epoch_end(epoch, {"loss": epoch / 7, "val_loss": float("nan")})
     go_on(stored, before, now)
