@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -49,16 +50,21 @@ class Sample:
     threads: int
 
 
-@dataclass
+@dataclass(frozen=True)
+class Interval:
+    """What the run logged: its last step, the mean time of a step, and the time since it began."""
+
+    step: int
+    step_ms: float
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
 class Watched:
-    """What was seen of one run.
+    """What was seen of one run."""
 
-    Attributes:
-        step_ms: (last step, mean time of a step, ms) of each log interval.
-    """
-
-    samples: list[Sample] = field(default_factory=list)
-    step_ms: list[tuple[int, float]] = field(default_factory=list)
+    samples: list[Sample]
+    log: list[Interval]
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,14 @@ class Row:
     Attributes:
         rss, step_ms: medians, bytes and ms.
         handles, threads: the fewest: what is open for a moment only is no leak.
+        rest: s that went into evaluating and saving. No bound: the disk's share is too noisy.
     """
 
     rss: float
     handles: int
     threads: int
     step_ms: float
+    rest: float
 
 
 @dataclass(frozen=True)
@@ -113,11 +121,10 @@ def watch(command: Sequence[str], run: Path) -> Watched:
     Raises:
         SystemExit: it failed.
     """
-    watched = Watched()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, env=environment())
         try:
-            _sample(psutil.Process(process.pid), run, watched)
+            samples = _sample(psutil.Process(process.pid), run)
             process.wait()
         except BaseException:
             process.kill()
@@ -126,37 +133,47 @@ def watch(command: Sequence[str], run: Path) -> Watched:
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"the run failed ({process.returncode}):\n{said.read().decode()}")
-    return watched
+    return Watched(samples, _logged((run / "metrics.jsonl").read_bytes()))
 
 
-def _sample(process: psutil.Process, run: Path, watched: Watched) -> None:
+def _sample(process: psutil.Process, run: Path) -> list[Sample]:
     """Look at it until it ends, or has written its report: then it closes its files."""
-    read = 0
+    samples: list[Sample] = []
+    step = read = 0
     while process.status() != psutil.STATUS_ZOMBIE and not (run / "report.json").exists():
-        lines, read = _new_lines(run / "metrics.jsonl", read)
-        for line in lines:
-            row = json.loads(line)
-            if STEP_TIME in row:
-                watched.step_ms.append((row["step"], row[STEP_TIME]))
+        whole = _new_lines(run / "metrics.jsonl", read)
+        read += len(whole)
+        for interval in _logged(whole):
+            step = interval.step
         try:
             rss = process.memory_info().rss
             handles, threads = process.num_fds(), process.num_threads()
         except (psutil.ZombieProcess, psutil.NoSuchProcess, psutil.AccessDenied):
-            return  # it has just ended
-        if watched.step_ms:
-            watched.samples.append(Sample(watched.step_ms[-1][0], rss, handles, threads))
+            break  # it has just ended
+        samples.append(Sample(step, rss, handles, threads))
         time.sleep(INTERVAL)
+    return samples
 
 
-def _new_lines(path: Path, start: int) -> tuple[list[bytes], int]:
-    """The whole lines from byte `start` on, and where the next one begins."""
+def _new_lines(path: Path, start: int) -> bytes:
+    """The whole lines from byte `start` on."""
     try:
         with open(path, "rb") as file:
             file.seek(start)
-            whole = file.read().rpartition(b"\n")[0]
+            content = file.read()
     except FileNotFoundError:
-        return [], start
-    return whole.splitlines(), start + len(whole) + bool(whole)
+        return b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _logged(lines: bytes) -> list[Interval]:
+    """The log intervals in lines of metrics.jsonl, which has rows of evaluations, too."""
+    found = map(json.loads, lines.splitlines())
+    return [
+        Interval(row["step"], row[STEP_TIME], row["wall_seconds"])
+        for row in found
+        if STEP_TIME in row
+    ]
 
 
 def rows(watched: Watched, steps: int) -> list[Row]:
@@ -165,8 +182,8 @@ def rows(watched: Watched, steps: int) -> list[Row]:
     for part in range(PARTS):
         first, last = part * steps // PARTS, (part + 1) * steps // PARTS
         samples = [sample for sample in watched.samples if first < sample.step <= last]
-        times = [ms for step, ms in watched.step_ms if first < step <= last]
-        if not samples or not times:
+        log = [each for each in watched.log if first < each.step <= last]
+        if not samples or not log:
             raise SystemExit(
                 f"nothing was sampled from step {first} to {last}: a longer run, please"
             )
@@ -175,10 +192,21 @@ def rows(watched: Watched, steps: int) -> list[Row]:
                 median(sample.rss for sample in samples),
                 min(sample.handles for sample in samples),
                 min(sample.threads for sample in samples),
-                median(times),
+                median(each.step_ms for each in log),
+                _rest(watched.log, first, last),
             )
         )
     return table
+
+
+def _rest(log: list[Interval], first: int, last: int) -> float:
+    """Seconds between two steps that no step took."""
+    pairs = pairwise([Interval(0, 0.0, 0.0), *log])
+    return sum(
+        after.wall_seconds - before.wall_seconds - after.step_ms * (after.step - before.step) / 1e3
+        for before, after in pairs
+        if first < after.step <= last
+    )
 
 
 def bounds(table: Sequence[Row]) -> list[Bound]:
@@ -198,11 +226,13 @@ def bounds(table: Sequence[Row]) -> list[Bound]:
 
 def text(table: Sequence[Row]) -> str:
     """The tenths as a table."""
-    lines = [f"{'tenth':>5}{'memory MiB':>12}{'handles':>9}{'threads':>9}{'step ms':>10}"]
+    lines = [
+        f"{'tenth':>5}{'memory MiB':>12}{'handles':>9}{'threads':>9}{'step ms':>10}{'rest s':>9}"
+    ]
     for number, row in enumerate(table, 1):
         lines.append(
             f"{number:>5}{row.rss / 2**20:>12.1f}{row.handles:>9}{row.threads:>9}"
-            f"{row.step_ms:>10.3f}"
+            f"{row.step_ms:>10.3f}{row.rest:>9.2f}"
         )
     return "\n".join(lines)
 

@@ -17,7 +17,8 @@ run, leaks = sys.argv[1], sys.argv[2] == "leaks"
 kept = [bytearray(os.urandom(2**24))]
 with open(run + "/metrics.jsonl", "w") as metrics:
     for step in range(1, 101):
-        row = {"step": step, "throughput/step_time_ms": 10 + (step if leaks else step % 3)}
+        milliseconds = 10 + (step if leaks else step % 3)
+        row = {"step": step, "throughput/step_time_ms": milliseconds, "wall_seconds": 0.1 * step}
         metrics.write(json.dumps({"step": step}) + "\\n" + json.dumps(row) + "\\n")
         metrics.flush()
         thread = threading.Thread(target=time.sleep, args=(9 if leaks else 0.001,), daemon=True)
@@ -29,7 +30,7 @@ with open(run + "/metrics.jsonl", "w") as metrics:
             more[1].close()
         time.sleep(0.015)
 """
-FLAT = [Row(rss=8e8, handles=10, threads=35, step_ms=3.0)] * 10
+FLAT = [Row(rss=8e8, handles=10, threads=35, step_ms=3.0, rest=1.0)] * 10
 BOUNDS = ["memory", "file handles", "threads", "step time"]
 
 
@@ -41,8 +42,12 @@ def broken(table):
 def test_a_process_is_watched_from_outside(tmp_path, monkeypatch, kind, found):
     monkeypatch.setattr(soak, "INTERVAL", 0.01)
     watched = soak.watch([sys.executable, "-c", RUN, str(tmp_path), kind], tmp_path)
-    assert [step for step, _ in watched.step_ms] == list(range(1, len(watched.step_ms) + 1))
-    assert broken(soak.rows(watched, 100)) == found
+    assert [each.step for each in watched.log] == list(range(1, 101))
+    table = soak.rows(watched, 100)
+    assert broken(table) == found
+    if not found:
+        assert [row.step_ms for row in table] == [11] * 10
+        assert [row.rest for row in table] == pytest.approx([0.89] * 10, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +76,4 @@ def test_a_run_that_fails_is_no_soak(tmp_path):
 
 def test_a_run_too_short_to_be_looked_at_is_no_soak():
     with pytest.raises(SystemExit, match="longer"):
-        soak.rows(soak.Watched(), 100)
+        soak.rows(soak.Watched([], []), 100)
