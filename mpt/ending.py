@@ -51,8 +51,7 @@ def failures_reported(session: Session) -> Iterator[None]:
         _fail(result, "input", error.message)
         console.error(error)
     except FolderGone as error:
-        _fail(result, "folder", str(error))
-        console.error(f"{error}\n  What it held is lost; the run ends here.")
+        _report_gone(session, error)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         _fail(result, "error", message)
@@ -75,13 +74,17 @@ def report_stall(session: Session, awaited: tuple[str, int], waited: float) -> N
 
 
 def save_model(session: Session) -> None:
-    """Save the model as model.keras."""
+    """Save the model as model.keras.
+
+    Raises:
+        FolderGone: somebody took the folder away.
+    """
     result, folder = session.result, session.folder
     start = time.perf_counter()
+    folder.check()
     try:
         saving.save(session.prepared.model, folder.path / "model.keras")
     except OSError as error:
-        folder.check()
         message = f"The model cannot be saved: {error.strerror or error}."
         if result.status != "interrupted":
             _fail(result, "save", message)
@@ -109,10 +112,26 @@ def conclude(session: Session, presence: Presence) -> None:
         hparams.end(session.board, result)
     try:
         folder.write_json(REPORT, result.to_json())
+    except FolderGone as error:
+        if result.reason is None or result.reason.rule != "folder":
+            _report_gone(session, error)
+            result.exit_code = _exit_code(result)
     except OSError as error:
-        console.error(f"The report cannot be written: {error.strerror}.\n  where:   {folder.path}")
+        console.error(
+            f"The report cannot be written: {error.strerror}.\n"
+            f"  to do:   make room, and mpt train resume={folder.path} writes it"
+        )
         result.exit_code = result.exit_code or errors.FAILED
     console.close(result, folder.path)
+
+
+def _report_gone(session: Session, error: FolderGone) -> None:
+    """End a run whose folder was taken away."""
+    _fail(session.result, "folder", str(error))
+    session.console.error(
+        f"{error}\n  where:   {session.folder.path}\n"
+        "  to do:   where it was moved, mpt train resume=PLACE goes on from its last checkpoint"
+    )
 
 
 def _exit_code(result: RunReport) -> int:

@@ -14,6 +14,7 @@ A file appears whole or not at all, but for those that grow: to `metrics.jsonl`,
 event files whole pieces are appended, so at most the last one is partial after a kill.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -25,6 +26,7 @@ from typing import IO, Any
 
 import orjson
 
+from mpt.append_file import AppendFile, Removed, open_to_append
 from mpt.errors import ConfigurationError
 from mpt.report import decode, encode, open_regular
 
@@ -34,50 +36,13 @@ LOG = "train.log"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 HYDRA = ".hydra"
+CHECKPOINTS = "checkpoints"
+ROOM = 2**17  # bytes: what a run writes before it trains takes less
+LONGEST_END = 2**20
 
 
 class FolderGone(Exception):
-    """The run's folder was removed or replaced while the run was at work."""
-
-
-class AppendFile:
-    """A file that grows by whole pieces: one that cannot be written is left out, and told of once.
-
-    Args:
-        failed: told of the first error in a row; the run goes on without what is lost.
-    """
-
-    def __init__(self, path: Path, failed: Callable[[Path, OSError], None]):
-        self.path = path
-        self._failed = failed
-        self._failing = False
-        self._file: IO[bytes] | None = None
-
-    def append(self, content: bytes) -> None:
-        """Write `content` at the end, or nothing of it."""
-        try:
-            if self._file is None:
-                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115, closed by `close`
-            size = os.fstat(self._file.fileno()).st_size
-            try:
-                written = self._file.write(content)
-                while written < len(content):  # as when the disk has just become full
-                    written += self._file.write(content[written:])
-            except OSError:
-                os.ftruncate(self._file.fileno(), size)
-                raise
-        except OSError as error:
-            if not self._failing:
-                self._failing = True
-                self._failed(self.path, error)
-        else:
-            self._failing = False
-
-    def close(self) -> None:
-        """Close it; `append` would open it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    """The run's folder was moved, removed or replaced while the run was at work."""
 
 
 class RunFolder:
@@ -85,12 +50,12 @@ class RunFolder:
 
     Attributes:
         path: absolute path.
-        tell: told in words of what could not be written.
+        tell: told in words of what is lost while the run goes on; None: that is an error.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.tell: Callable[[str], None] = lambda text: None
+        self.tell: Callable[[str], None] | None = None
         self._growing: dict[str, AppendFile] = {}
         self._lock: IO[bytes] | None = None
         self._identity: tuple[int, int] | None = None
@@ -107,9 +72,10 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         opened = cls.reopen(folder)
         found = [name for name in (REPORT, METRICS) if (folder / name).exists()]
+        found += [f"{CHECKPOINTS}/{path.name}" for path in (folder / CHECKPOINTS).glob("*.ckpt")]
         if found:
             opened.close()
             raise ConfigurationError(
@@ -129,12 +95,13 @@ class RunFolder:
         opened = cls(Path(os.path.abspath(path)))
         try:
             opened._lock = _locked(opened.path)
-            with tempfile.TemporaryFile(dir=opened.path):
-                pass
+            with tempfile.TemporaryFile(dir=opened.path, buffering=0) as file:
+                if file.write(bytes(ROOM)) < ROOM:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             opened._identity = _identity(opened.path)
         except OSError as error:
             opened.close()
-            raise _unwritable(opened.path, error) from error
+            raise unwritable(opened.path, error) from error
         return opened
 
     @property
@@ -147,7 +114,13 @@ class RunFolder:
         return self.write_text(name, json.dumps(encode(content), indent=2, allow_nan=False) + "\n")
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write `text` to the file `name`, atomically: a reader sees the old file or the new."""
+        """Write `text` to the file `name`, atomically: a reader sees the old file or the new.
+
+        Raises:
+            OSError: it cannot be written; the old file is as it was.
+            FolderGone: somebody took the folder away.
+        """
+        self.check()
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -160,7 +133,7 @@ class RunFolder:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(target.parent)
+        sync(target.parent)
         return target
 
     def write_hydra(
@@ -178,7 +151,7 @@ class RunFolder:
         A value of None was not measured, and is left out.
 
         Raises:
-            FolderGone: somebody removed the folder.
+            FolderGone: somebody took the folder away.
         """
         self.check()
         kept = {key: value for key, value in row.items() if value is not None}
@@ -189,18 +162,24 @@ class RunFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self._append(LOG, f"{now} {line}")
 
+    def is_there(self) -> bool:
+        """Whether the folder is the one it was: what is written to open files is lost unseen else,
+        and what is written by name goes where another run may be.
+        """
+        return self._identity is None or self._identity == _identity(self.path)
+
     def check(self) -> None:
-        """Whether the folder is still there: what is written to open files would be lost unseen.
+        """Nothing, where the folder is there.
 
         Raises:
             FolderGone: it is not.
         """
-        if self._identity is not None and self._identity != _identity(self.path):
-            raise FolderGone(f"The run's folder is no longer there: {self.path}")
+        if not self.is_there():
+            raise FolderGone("The run's folder is no longer there.")
 
     def growing(self, path: Path) -> AppendFile:
         """A file of the folder that grows; `tell` hears of what is lost."""
-        return AppendFile(path, self.lost)
+        return AppendFile(path, self._lost, self.is_there)
 
     def size(self, path: Path) -> int:
         """Bytes in a file of the folder; 0 where there is none."""
@@ -214,6 +193,18 @@ class RunFolder:
         if self.size(path) > size:
             os.truncate(path, size)
 
+    def cut_metrics(self, size: int) -> None:
+        """Cut `metrics.jsonl` to `size` bytes, and to whole rows.
+
+        Its end may be torn or missing, as after a power failure or by somebody's hand.
+        """
+        path = self.path / METRICS
+        self.cut(path, size)
+        whole = _whole_rows(path)
+        if whole < self.size(path):
+            os.truncate(path, whole)
+            self._say(f"{METRICS} had a broken end, which was taken off.")
+
     def relative(self, path: str | Path) -> str:
         """`path`, which lies in this folder, relative to it: what the report's artifacts hold."""
         return Path(os.path.abspath(path)).relative_to(self.path).as_posix()
@@ -224,7 +215,8 @@ class RunFolder:
             file.close()
         self._growing.clear()
         if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
+            if _is_at(self._lock, self.path / LOCK):  # not another run's
+                (self.path / LOCK).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
@@ -240,12 +232,22 @@ class RunFolder:
             file = self._growing[name] = self.growing(self.path / name)
         file.append(f"{line}\n".encode("utf-8", "backslashreplace"))
 
-    def lost(self, path: Path, error: OSError) -> None:
-        """Tell that a file of the folder cannot be written."""
-        self.tell(
-            f"{self.relative(path)} cannot be written: {error.strerror}. "
+    def _lost(self, path: Path, error: OSError) -> None:
+        """Tell that a file of the folder cannot be written, or was taken away."""
+        if self.tell is None:
+            raise error
+        name = self.relative(path)
+        if isinstance(error, Removed):
+            self._say(f"{name} was removed. It is begun anew; what it held is lost.")
+            return
+        self._say(
+            f"{name} cannot be written: {error.strerror}. "
             "The run goes on; what it has to say meanwhile is not in that file."
         )
+
+    def _say(self, text: str) -> None:
+        if self.tell is not None:
+            self.tell(text)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -279,7 +281,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _unwritable(folder: Path, error: OSError) -> ConfigurationError:
+def unwritable(folder: Path, error: OSError) -> ConfigurationError:
+    """The error that nothing can be written in a run's folder."""
     return ConfigurationError(
         f"The run's folder cannot be written: {error.strerror}.",
         where=f"run_dir={folder}",
@@ -295,7 +298,7 @@ def _locked(folder: Path) -> IO[bytes]:
         OSError: there is no folder, or it cannot be written.
     """
     while True:
-        file = open(folder / LOCK, "ab")  # noqa: SIM115, the lock lasts as long as it is open
+        file = open_to_append(folder / LOCK, follow=False)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -307,12 +310,49 @@ def _locked(folder: Path) -> IO[bytes]:
             ) from None
         except OSError:
             return file  # a file system without locks
-        try:
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
-                return file
-        except FileNotFoundError:
-            pass
+        if _is_at(file, folder / LOCK):
+            return file
         file.close()  # its holder has just ended, and removed it
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the open `file` is what lies at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def _whole_rows(path: Path) -> int:
+    """Bytes of a file of rows up to the last whole one, looked for from its end."""
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - LONGEST_END))
+            if whole := _to_last_row(file.read()):
+                return start + whole
+            file.seek(0)
+            return _to_last_row(file.read(start))
+    except OSError:
+        return 0
+
+
+def _to_last_row(content: bytes) -> int:
+    """Bytes up to the end of the last row that is whole; 0 where there is none."""
+    end = content.rfind(b"\n") + 1
+    while end:
+        start = content.rfind(b"\n", 0, end - 1) + 1
+        if _is_row(content[start:end]):
+            break
+        end = start
+    return end
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -323,10 +363,12 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power failure, where the system can."""
+def sync(path: Path) -> None:
+    """Make a file's content, or a rename in a folder, last through a power failure, where the
+    system can.
+    """
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return
     try:

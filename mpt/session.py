@@ -59,7 +59,7 @@ def opened_board(
         yield None
         return
     result.artifacts["tensorboard"] = folder.relative(folder.tensorboard)
-    with Board(folder.tensorboard, folder.lost, begin=new) as board:
+    with Board(folder.tensorboard, folder.growing, begin=new) as board:
         if new:
             board.layout()
             reason = f"{result.precision.policy}: {result.precision.reason}"

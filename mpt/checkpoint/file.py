@@ -22,7 +22,7 @@ import ml_dtypes  # noqa: F401, NumPy learns bfloat16 and the float8 types from 
 import numpy as np
 
 from mpt.report import open_regular
-from mpt.run_folder import sync_folder
+from mpt.run_folder import sync
 
 MAGIC = b"mpt-checkpoint-1"
 LENGTH_BYTES = 8
@@ -75,7 +75,7 @@ def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any] | None 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mpt.checkpoint.file import PARTIAL, BrokenCheckpoint, read, read_header, write
+from mpt.run_folder import CHECKPOINTS
 
-FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 
 
@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: Path, *, keep: int = 1, keep_best: bool = False):
-        self.folder = run_dir / FOLDER
+        self.folder = run_dir / CHECKPOINTS
         self._keep = keep
         self._keep_best = keep_best
 

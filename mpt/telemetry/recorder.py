@@ -68,7 +68,7 @@ class Recorder:
     def restore(self, state: dict[str, Any]) -> None:
         """Take back all that was written since, so that no step is recorded twice."""
         sizes = {str(name): int(size) for name, size in state["events"].items()}
-        self._folder.cut(self._folder.path / METRICS, int(state["metrics"]))
+        self._folder.cut_metrics(int(state["metrics"]))
         if self._histograms and state["histograms"]:
             self._histograms.restore(state["histograms"])
         self._started = min(self._started, time.perf_counter() - float(state["seconds"]))

@@ -22,7 +22,7 @@ from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from mpt.run_folder import AppendFile
+from mpt.append_file import AppendFile
 
 PREFIX = "events.out.tfevents."
 
@@ -56,16 +56,12 @@ DASHBOARD: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def raise_unwritten(path: Path, error: OSError) -> None:
-    """For a `Board` on its own: what cannot be written ends it."""
-    raise error
-
-
 class Board:
     """One event file in `log_dir`, which is made if need be. Use `close`, or `with`.
 
     Args:
-        failed: told where the file cannot be written; what was to be written is left out.
+        growing: gives the file of a path, which may tell of what cannot be written; else that is
+            an error.
         begin: begin the file now, and not by `begin_file`.
 
     Attributes:
@@ -75,13 +71,13 @@ class Board:
     def __init__(
         self,
         log_dir: str | Path,
-        failed: Callable[[Path, OSError], None] = raise_unwritten,
+        growing: Callable[[Path], AppendFile] = AppendFile,
         *,
         begin: bool = True,
     ):
         self._folder = Path(log_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._failed = failed
+        self._growing = growing
         self._described: set[str] = set()
         self._file: AppendFile | None = None
         self._waiting = io.BytesIO()
@@ -98,7 +94,7 @@ class Board:
         """
         name = f"{PREFIX}{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self.path = self._folder / name
-        self._file = AppendFile(self.path, self._failed)
+        self._file = self._growing(self.path)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if step is not None:
             start = SessionLog(status=SessionLog.START)
