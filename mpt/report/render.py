@@ -124,7 +124,9 @@ def _data(report: RunReport) -> str:
     data = report.data
     text = f"{data.name}, {data.train_examples} training"
     text += f" and {data.validation_examples} validation examples"
-    return f"{text}, {data.bad_rows} bad rows left out" if data.bad_rows else text
+    if data.bad_rows:
+        text += f", {data.bad_rows} bad {'row' if data.bad_rows == 1 else 'rows'} left out"
+    return text
 
 
 def _batch(report: RunReport, total_steps: int | None) -> str:
@@ -152,6 +154,10 @@ def _steps(report: RunReport) -> str:
         text += f", {execution.steps_per_execution} a call"
     if execution.jit_compile is not None:
         text += f", XLA {'on' if execution.jit_compile else 'off'}"
+    if training.resumed_from_step is not None:
+        text += f", went on from step {training.resumed_from_step}"
+    if times := len(training.rollbacks):
+        text += f", went back {times} {'time' if times == 1 else 'times'}"
     return text
 
 

@@ -56,6 +56,14 @@ def test_what_was_measured_is_shown(made):
     }
 
 
+def test_a_run_that_went_on_and_went_back_says_so(made):
+    made.training = report.Training(steps=440, batch_size=128, resumed_from_step=200)
+    made.training.rollbacks = [{"from_step": 300, "to_step": 250, "rule": "max_loss"}]
+    assert rows(made)["steps"] == "440, went on from step 200, went back 1 time"
+    made.training.rollbacks *= 2
+    assert rows(made)["steps"].endswith("went back 2 times")
+
+
 def test_why_a_run_ended_and_what_to_try_come_first_and_once(made):
     made.status = "diverged"
     made.reason = report.Reason("max_loss", 100, "the loss is 1e+09")
