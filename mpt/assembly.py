@@ -78,12 +78,15 @@ class Assembly:
             learning_rate=partial(_learning_rate, prepared),
             diagnose=watch.check,
             batches_from=lambda batch: iterate(prepared.data.at(batch), prepared.strategy),
+            interrupted=session.interrupted,
             checkpoints=_checkpointing(session) if session.whole else None,
             parts={
                 "watch": watch,
                 "run": self._sessions,
                 "recorder": recorder,
-                "folder": FolderState(session.folder, session.resumed, session.composed),
+                "folder": FolderState(
+                    session.folder, session.resumed, prepared.config, session.composed
+                ),
             },
             max_rollbacks=trainer.max_rollbacks if trainer.on_divergence == "rollback" else 0,
             tell=session.tell,

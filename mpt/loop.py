@@ -73,7 +73,7 @@ class TrainLoop:
     def halt(self) -> None:
         """End the present call, if there is one, after its present step. For another thread.
 
-        A call after this does nothing.
+        A call after this runs one step: what was begun for it, as by a callback, is made use of.
         """
         self._halting.set()
         self._halted.assign(True)
@@ -126,7 +126,7 @@ class TrainLoop:
 
     def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
         done = tf.zeros_like(count)
-        while done < count and not self._halted.read_value():
+        while done < count and ((done < 1) | ~self._halted.read_value()):
             # One step at a time: overlapping steps only compete for memory and cores.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             done += 1

@@ -106,14 +106,21 @@ class FolderState:
         composed: YAML texts for `.hydra/`: what may change has changed, perhaps.
     """
 
-    def __init__(self, folder: RunFolder, resumed: Resumption | None, composed: dict[str, str]):
+    def __init__(
+        self,
+        folder: RunFolder,
+        resumed: Resumption | None,
+        config: TrainConfig,
+        composed: dict[str, str],
+    ):
         self._folder = folder
         self._resumed = resumed
+        self._limits = _limits(config)
         self._composed = composed
 
     def state(self) -> dict[str, Any]:
-        """Nothing: the folder itself is what it is."""
-        return {}
+        """How far the run was to go; the folder itself is what it is."""
+        return {"limits": self._limits}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take away the report of how the run ended before, and put later checkpoints aside."""
@@ -147,7 +154,10 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
     ended = _end(run_dir)
     if ended is not None and not any(_is_one_of(key, FURTHER) for key in different):
         return ended
-    return _checkpoint(run_dir, healthy=ended is not None and ended.exit_code != 0)
+    found = _checkpoint(run_dir, healthy=ended is not None and ended.exit_code != 0)
+    if found.found is not None:
+        _go_further(found.found.state, config)
+    return found
 
 
 def batch_size(run_dir: Path) -> int | None:
@@ -210,6 +220,19 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _limits(config: TrainConfig) -> dict[str, Any]:
+    """What says how far a run goes: `FURTHER` and its values."""
+    return {key: value for key, value in _flat(asdict(config)) if _is_one_of(key, FURTHER)}
+
+
+def _go_further(state: dict[str, Any], config: TrainConfig) -> None:
+    """Where a run stopped early in a checkpoint, and its limits are others now, it goes on."""
+    training, folder = state.get("training"), state.get("folder")
+    known = isinstance(training, dict) and isinstance(folder, dict)
+    if known and folder.get("limits") != _limits(config):
+        training["stopped"] = None
 
 
 def _is_one_of(key: str, names: tuple[str, ...]) -> bool:

@@ -14,6 +14,7 @@ from mpt.concurrency import Presence
 from mpt.console import Console
 from mpt.data.errors import input_error
 from mpt.execution import make_execution
+from mpt.interrupts import Interrupts
 from mpt.preparation import Prepared, prepare
 from mpt.reporting import Clock
 from mpt.resuming import Ended, Resumption
@@ -90,12 +91,16 @@ def run(
             raise
         if steps is not None:
             prepared = _beginning(prepared, steps)
+        # From here on a signal ends training, and what comes after it is brought to its end.
+        interrupted = stack.enter_context(Interrupts(execution.loop.halt))
         if folder is None:
             folder = stack.enter_context(RunFolder.create(run_dir))
         new = resumed is None or resumed.begin_anew(folder)
         board = stack.enter_context(opened_board(prepared, result, folder, composed, new=new))
         session = Session(
-            *(prepared, execution, result, folder, board, console, clock, composed, resumed), whole
+            *(prepared, execution, result, folder, board, console, clock, composed, resumed),
+            interrupted=interrupted,
+            whole=whole,
         )
         console.attach(folder.log)
         folder.tell = session.tell

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mpt import report
 from mpt.console import Console
 from mpt.execution import Execution
+from mpt.interrupts import Interrupts
 from mpt.preparation import Prepared
 from mpt.report import RunReport
 from mpt.reporting import Clock
@@ -24,6 +25,7 @@ class Session:
         composed: YAML texts for `.hydra/`.
         board: None where telemetry.tensorboard is off.
         resumed: where the run stood before; None: it begins here.
+        interrupted: the signals that asked it to end.
         whole: it is to train to its end, and not to try its first steps only.
     """
 
@@ -36,6 +38,7 @@ class Session:
     clock: Clock
     composed: dict[str, str]
     resumed: Resumption | None
+    interrupted: Interrupts
     whole: bool
 
     def tell(self, text: str) -> None:

@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import keras
@@ -24,6 +24,8 @@ from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
 from mpt.tuning import StepsPerExecution
 
+EARLY = ("early_stopping", "callback")  # rules by which a run stops early, and not diverged
+
 
 @dataclass
 class Training:
@@ -42,6 +44,7 @@ class Training:
         max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
             leaves out the batches since; 0: it stops.
         tell: told when the run goes back.
+        interrupted: entered, and halts `loop`; whoever made it ends it.
     """
 
     model: keras.Model
@@ -59,6 +62,7 @@ class Training:
     learning_rate: Callable[[], float]
     diagnose: Callable[[Window], Cause | None]
     batches_from: Callable[[int], Iterator[Any]]
+    interrupted: Interrupts
     checkpoints: Checkpointing | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
     max_rollbacks: int = 0
@@ -72,6 +76,7 @@ class Training:
     _finalized: bool = False
     _left_out: int = 0
     _saved_at: int | None = None
+    _stopped: Reason | None = None
 
     def run(self, resumed: Mapping[str, Any] | None = None) -> Outcome:
         """Train to the last step, or until a rule, a callback or a signal ends it.
@@ -96,21 +101,25 @@ class Training:
             "training": self,
             **self.parts,
         }
-        with Interrupts(self.loop.halt) as interrupted:
-            hooks.on_train_begin()
-            if resumed is not None:
-                self._go_on_from(resumed)
-            elif self.max_rollbacks:
-                self._save()  # there must be one to go back to
-            while self.outcome.steps < self.schedule.total_steps:
+        hooks.on_train_begin()
+        if resumed is not None:
+            self._go_on_from(resumed)
+        elif self.max_rollbacks:
+            self._save()  # there must be one to go back to
+        if self._stopped is not None:  # by a process that was killed before it could say so
+            self._end(self._stopped, hooks)
+        while self._stopped is None and self.outcome.steps < self.schedule.total_steps:
+            reason = None
+            if not self.interrupted:
                 with self._accounting():
-                    reason = self._edge(hooks) if self._call(hooks) else None
-                if reason and not interrupted and self._roll_back(reason):
-                    continue
-                early = interrupted and self.outcome.steps < self.schedule.total_steps
-                if reason or early or self.model.stop_training:
-                    self._end(reason, interrupted, hooks)
-                    break
+                    self._call(hooks)
+                    reason = self._edge(hooks)
+            if reason and not self.interrupted and self._roll_back(reason):
+                continue
+            early = self.interrupted and self.outcome.steps < self.schedule.total_steps
+            if reason or early:
+                self._end(reason, hooks)
+                break
         self._finalize()
         hooks.on_train_end()
         return self.outcome
@@ -134,6 +143,7 @@ class Training:
             "final": dict(self.outcome.final),
             "seconds": dict(self.outcome.seconds),
             "rollbacks": list(self.outcome.rollbacks),
+            "stopped": asdict(self._stopped) if self._stopped else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -146,6 +156,7 @@ class Training:
         outcome.final = {str(tag): float(value) for tag, value in state["final"].items()}
         outcome.seconds |= {name: float(value) for name, value in state["seconds"].items()}
         outcome.rollbacks = [dict(each) for each in state["rollbacks"]]
+        self._stopped = Reason(**state["stopped"]) if state["stopped"] else None
         self._finalized = False
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
@@ -170,7 +181,7 @@ class Training:
     def _roll_back(self, reason: Reason) -> bool:
         """Go back to the last good checkpoint and leave out the batches since, if that may help."""
         outcome = self.outcome
-        early = reason.rule == "early_stopping"
+        early = reason.rule in EARLY
         if early or self.checkpoints is None or len(outcome.rollbacks) >= self.max_rollbacks:
             return False
         found = self.checkpoints.last_healthy()
@@ -209,8 +220,8 @@ class Training:
         """Time at the edges of steps that is not training's."""
         return sum(value for name, value in self.outcome.seconds.items() if name != "train")
 
-    def _call(self, hooks: keras.callbacks.CallbackList) -> int:
-        """One call of the device: steps up to the next edge, or none after an interrupt."""
+    def _call(self, hooks: keras.callbacks.CallbackList) -> None:
+        """One call of the device: steps up to the next edge, or to a signal."""
         step, schedule = self.outcome.steps, self.schedule
         batch = step % schedule.steps_per_epoch
         if batch == 0:
@@ -221,8 +232,6 @@ class Training:
         hooks.on_train_batch_begin(batch)
         start = time.perf_counter()
         count = self.loop.run(count)
-        if not count:
-            return 0
         if tuning:
             self.loop.wait()
         seconds = time.perf_counter() - start
@@ -237,7 +246,6 @@ class Training:
         # A callback of batches wants numbers, which cost a synchronization; others do without.
         logs = metric_values(self.model) if wants_batches(self.callbacks) else {}
         hooks.on_train_batch_end(batch + count - 1, logs)
-        return count
 
     def _edge(self, hooks: keras.callbacks.CallbackList) -> Reason | None:
         """What is due at the present step; the reason to stop, or None."""
@@ -262,6 +270,8 @@ class Training:
             metrics = metric_values(self.model) if self.callbacks else {}
             logs = {**metrics, **self._validation_logs()}
             hooks.on_epoch_end((step - 1) // schedule.steps_per_epoch, logs)
+        if reason is None and self.model.stop_training and not ended:
+            reason = Reason("callback", step, "a Keras callback set model.stop_training")
         if reason is None and self.checkpoints is not None:
             best = evaluating and self.best.step == step and self.checkpoints.keep_best
             if best or ended or self.checkpoints.due(step):
@@ -348,32 +358,24 @@ class Training:
         final = self.outcome.final
         return {f"val_{k[len(prefix) :]}": v for k, v in final.items() if k.startswith(prefix)}
 
-    def _end(
-        self,
-        reason: Reason | None,
-        interrupted: Interrupts,
-        hooks: keras.callbacks.CallbackList,
-    ) -> None:
+    def _end(self, reason: Reason | None, hooks: keras.callbacks.CallbackList) -> None:
         """Name why training ends before its last step."""
         step = self.outcome.steps
-        diverged = reason is not None and reason.rule != "early_stopping"
-        if not diverged:
+        early = reason is not None and reason.rule in EARLY
+        self._stopped = reason if early else None
+        if reason is None or early:
             self._save(best=self.best.step == step)  # without the row that follows: a resumed run
         if step > self._drained_at:  # writes it again when it is whole
             window = self._drain()
             self.record(step, window, {})
-            if not interrupted:
+            if early or not self.interrupted:
                 reason = self._check(window) or reason
         if reason is not None:
-            early = reason.rule == "early_stopping"
-            self.outcome.status = "stopped_early" if early else "diverged"
-        elif interrupted:
-            name = signal.Signals(interrupted.received[0]).name
+            self.outcome.status = "stopped_early" if reason.rule in EARLY else "diverged"
+        elif self.interrupted:
+            name = signal.Signals(self.interrupted.received[0]).name
             self.outcome.status = "interrupted"
             reason = Reason("signal", step, f"{name} was received")
-        elif step < self.schedule.total_steps:
-            self.outcome.status = "stopped_early"
-            reason = Reason("callback", step, "a Keras callback set model.stop_training")
         self.outcome.reason = reason
         averaged = self.model.optimizer.inner_optimizer.use_ema and not self._finalized
         if averaged and self.outcome.status == "stopped_early":
