@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import psutil
 
@@ -42,12 +42,19 @@ RUN = (
 
 @dataclass(frozen=True)
 class Sample:
-    """The process at one moment; `step` is the last one that it had logged, `rss` is in bytes."""
+    """The process at one moment.
+
+    Attributes:
+        step: the last one that it had logged.
+        rss: resident memory, bytes.
+        others: cores that other processes of the machine have used since the last sample.
+    """
 
     step: int
     rss: int
     handles: int
     threads: int
+    others: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Row:
         rss, step_ms: medians, bytes and ms.
         handles, threads: the fewest: what is open for a moment only is no leak.
         rest: s that went into evaluating and saving. No bound: the disk's share is too noisy.
+        others: cores used by other processes, which slow the steps.
     """
 
     rss: float
@@ -82,6 +90,7 @@ class Row:
     threads: int
     step_ms: float
     rest: float
+    others: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,7 @@ def _sample(process: psutil.Process, run: Path) -> list[Sample]:
     """Look at it until it ends, or has written its report: then it closes its files."""
     samples: list[Sample] = []
     step = read = 0
+    used = _Used(process)
     while process.status() != psutil.STATUS_ZOMBIE and not (run / "report.json").exists():
         whole = _new_lines(run / "metrics.jsonl", read)
         read += len(whole)
@@ -147,12 +157,30 @@ def _sample(process: psutil.Process, run: Path) -> list[Sample]:
             step = interval.step
         try:
             rss = process.memory_info().rss
-            handles, threads = process.num_fds(), process.num_threads()
+            handles, threads, others = process.num_fds(), process.num_threads(), used.by_others()
         except (psutil.ZombieProcess, psutil.NoSuchProcess, psutil.AccessDenied):
             break  # it has just ended
-        samples.append(Sample(step, rss, handles, threads))
+        samples.append(Sample(step, rss, handles, threads, others))
         time.sleep(INTERVAL)
     return samples
+
+
+class _Used:
+    """The machine's processor time, less one process's own."""
+
+    def __init__(self, process: psutil.Process):
+        self._process = process
+        self._last = self._now()
+
+    def by_others(self) -> float:
+        """Cores that were in use since the last call."""
+        before, self._last = self._last, self._now()
+        return max(0.0, (self._last[1] - before[1]) / (self._last[0] - before[0]))
+
+    def _now(self) -> tuple[float, float]:
+        machine, own = psutil.cpu_times(), self._process.cpu_times()
+        busy = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
+        return time.perf_counter(), busy - own.user - own.system
 
 
 def _new_lines(path: Path, start: int) -> bytes:
@@ -194,6 +222,7 @@ def rows(watched: Watched, steps: int) -> list[Row]:
                 min(sample.threads for sample in samples),
                 median(each.step_ms for each in log),
                 _rest(watched.log, first, last),
+                fmean(sample.others for sample in samples),
             )
         )
     return table
@@ -226,13 +255,12 @@ def bounds(table: Sequence[Row]) -> list[Bound]:
 
 def text(table: Sequence[Row]) -> str:
     """The tenths as a table."""
-    lines = [
-        f"{'tenth':>5}{'memory MiB':>12}{'handles':>9}{'threads':>9}{'step ms':>10}{'rest s':>9}"
-    ]
+    heads = ("memory MiB", "handles", "threads", "step ms", "rest s", "others")
+    lines = ["tenth" + "".join(f"{head:>12}" for head in heads)]
     for number, row in enumerate(table, 1):
         lines.append(
-            f"{number:>5}{row.rss / 2**20:>12.1f}{row.handles:>9}{row.threads:>9}"
-            f"{row.step_ms:>10.3f}{row.rest:>9.2f}"
+            f"{number:>5}{row.rss / 2**20:>12.1f}{row.handles:>12}{row.threads:>12}"
+            f"{row.step_ms:>12.3f}{row.rest:>12.2f}{row.others:>12.2f}"
         )
     return "\n".join(lines)
 
