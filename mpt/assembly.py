@@ -85,7 +85,8 @@ class Assembly:
                 "run": self._sessions,
                 "recorder": recorder,
                 "folder": FolderState(
-                    session.folder, session.resumed, prepared.config, session.composed
+                    *(session.folder, session.resumed, prepared.config, session.composed),
+                    begun=partial(session.console.attach, session.folder.log),
                 ),
             },
             max_rollbacks=trainer.max_rollbacks if trainer.on_divergence == "rollback" else 0,

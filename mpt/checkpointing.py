@@ -98,12 +98,22 @@ def restore(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
     Raises:
         DoesNotFit: a state is missing or does not fit.
     """
+    missing = [name for name in parts if name not in state]
+    if missing:
+        raise _unfit(f"no {', '.join(missing)}")
     for name, part in parts.items():
         try:
             part.restore(state[name])
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise DoesNotFit(
-                f"The checkpoint does not fit the run ({name}): {error}",
-                where="resume",
-                remedy="resume it with the code and the versions that it was begun with",
-            ) from error
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of many kinds: what the file says is not what a part expects
+            what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            raise _unfit(f"{name}: {what or type(error).__name__}") from error
+
+
+def _unfit(what: str) -> DoesNotFit:
+    return DoesNotFit(
+        f"The checkpoint does not fit the run ({what.partition(chr(10))[0][:300]}).",
+        where="resume",
+        remedy="resume it with the code and the versions that it was begun with",
+    )

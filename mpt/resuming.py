@@ -4,7 +4,7 @@ A run goes on where its folder holds its configuration and it did not come to it
 the result must be as it was: only `FREE` may change. Nothing here imports TensorFlow.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
 from mpt.run_folder import HYDRA, METRICS, REPORT, RunFolder
-from mpt.schema import TrainConfig
+from mpt.schema import POLICIES, TrainConfig
+from mpt.state_fields import Fields, whole
 
 # What a run may go on with another value of; a whole group by its name.
 FREE = (
@@ -83,6 +84,7 @@ class Resumption:
         """Remove what a run without a checkpoint left, where it is such a run: it begins anew."""
         if self.found is not None:
             return False
+        Checkpoints(folder.path).go_on_from(None)
         folder.cut(folder.path / METRICS, 0)
         for path in [folder.path / REPORT, *folder.tensorboard.glob("events.out.tfevents.*")]:
             path.unlink(missing_ok=True)
@@ -104,6 +106,7 @@ class FolderState:
 
     Args:
         composed: YAML texts for `.hydra/`: what may change has changed, perhaps.
+        begun: called once the run goes on, and the folder is its own.
     """
 
     def __init__(
@@ -112,14 +115,21 @@ class FolderState:
         resumed: Resumption | None,
         config: TrainConfig,
         composed: dict[str, str],
+        begun: Callable[[], None],
     ):
         self._folder = folder
         self._resumed = resumed
         self._limits = _limits(config)
         self._composed = composed
+        self._begun = begun
 
     def state(self) -> dict[str, Any]:
-        """How far the run was to go; the folder itself is what it is."""
+        """How far the run was to go; the folder itself is what it is.
+
+        Raises:
+            FolderGone: somebody took it away: no checkpoint is to be written there.
+        """
+        self._folder.check()
         return {"limits": self._limits}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -130,6 +140,7 @@ class FolderState:
         Checkpoints(self._folder.path).go_on_from(self._resumed.found)
         self._folder.write_hydra(**self._composed)
         self._resumed = None  # a rollback is not a resumption
+        self._begun()
 
 
 def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
@@ -161,12 +172,13 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
 
 
 def batch_size(run_dir: Path) -> int | None:
-    """The size that batch_size=max came to in the run that is to go on; None: there is none."""
-    try:
-        found = Checkpoints(run_dir).newest()
-    except BrokenCheckpoint:
-        return None
-    return None if found is None else int(found.state["run"]["batch_size"])
+    """The size that batch_size=max came to in the run that is to go on; None: there is none.
+
+    Raises:
+        ConfigurationError: no checkpoint of it can be used.
+    """
+    resumption = _checkpoint(run_dir, healthy=False)
+    return resumption.run.get("batch_size")
 
 
 def configuration(run_dir: Path) -> dict[str, Any]:
@@ -189,19 +201,29 @@ def _configuration(run_dir: Path) -> dict[str, Any] | None:
     from omegaconf import OmegaConf
 
     file = run_dir / HYDRA / "config.yaml"
-    if not file.exists():
-        return None
     try:
         with open_regular(file) as opened:
             text = opened.read(LONGEST_CONFIGURATION).decode()
+        _check_aliases(text)
         values = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(text))
         config: Any = OmegaConf.to_object(values)
         return asdict(config)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except Exception as error:  # YAML's, OmegaConf's and the file system's
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise ConfigurationError(
-            f"The run's configuration cannot be read: {str(error).splitlines()[0]}",
+            f"The run's configuration cannot be read: {said or type(error).__name__}.",
             where=str(file),
         ) from error
+
+
+def _check_aliases(text: str) -> None:
+    """ValueError where YAML repeats a part by its name: of a few lines come millions so."""
+    import yaml
+
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
+        raise ValueError("it has aliases, which no configuration of a run has")
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -230,8 +252,9 @@ def _limits(config: TrainConfig) -> dict[str, Any]:
 def _go_further(state: dict[str, Any], config: TrainConfig) -> None:
     """Where a run stopped early in a checkpoint, and its limits are others now, it goes on."""
     training, folder = state.get("training"), state.get("folder")
-    known = isinstance(training, dict) and isinstance(folder, dict)
-    if known and folder.get("limits") != _limits(config):
+    if not isinstance(training, dict) or not isinstance(folder, dict):
+        return
+    if folder.get("limits") != _limits(config):
         training["stopped"] = None
 
 
@@ -248,10 +271,11 @@ def _end(run_dir: Path) -> Ended | None:
         code = ENDED.get(status)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if code is None or content.get("exit_code") != code:
+    if code is None or content.get("exit_code") != code or type(steps) is not int:
         return None
     if status == "diverged":
-        rule = (content.get("reason") or {}).get("rule")
+        reason = content.get("reason")
+        rule = reason.get("rule") if isinstance(reason, dict) else "for a reason not told"
         return Ended(
             code,
             f"This run diverged after {steps} steps ({rule}). It can go on from its last good "
@@ -273,10 +297,12 @@ def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
         ) from error
     if found is None:
         return Resumption(None, ("No checkpoint was written yet: it begins at the first step.",))
-    if not isinstance(found.state.get("run"), dict):
+    try:
+        _check_state(found)
+    except ValueError as error:
         raise ConfigurationError(
-            f"{found.path.name} is no checkpoint of a run.", where=str(found.path)
-        )
+            f"{found.path.name} is no checkpoint of a run: {error}.", where=str(found.path)
+        ) from error
     return Resumption(
         found,
         tuple(
@@ -284,3 +310,18 @@ def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
             for path, what in found.broken
         ),
     )
+
+
+def _check_state(found: Found) -> None:
+    """ValueError where a checkpoint does not say what the run is built with again."""
+    run, training = found.state.get("run"), found.state.get("training")
+    if not isinstance(run, dict) or not isinstance(training, dict):
+        raise ValueError("it does not say what the run is")
+    whole(run.get("batch_size"), "batch_size", least=1)
+    if run.get("policy") not in POLICIES:
+        raise ValueError("it names no policy of precision")
+    jit = Fields(run.get("jit"), "enabled", "reason")
+    jit.flag("enabled")
+    jit.text("reason")
+    if training.get("step") != found.step:
+        raise ValueError("its state is that of another step")

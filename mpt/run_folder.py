@@ -19,7 +19,8 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -72,7 +73,7 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(folder, error) from error
+            raise _unwritable(folder, error) from error
         opened = cls.reopen(folder)
         found = [name for name in (REPORT, METRICS) if (folder / name).exists()]
         found += [f"{CHECKPOINTS}/{path.name}" for path in (folder / CHECKPOINTS).glob("*.ckpt")]
@@ -101,7 +102,7 @@ class RunFolder:
             opened._identity = _identity(opened.path)
         except OSError as error:
             opened.close()
-            raise unwritable(opened.path, error) from error
+            raise _unwritable(opened.path, error) from error
         return opened
 
     @property
@@ -281,8 +282,20 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def unwritable(folder: Path, error: OSError) -> ConfigurationError:
-    """The error that nothing can be written in a run's folder."""
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failure to write what a run begins with into an error of its folder's.
+
+    Raises:
+        ConfigurationError: that has happened.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
         f"The run's folder cannot be written: {error.strerror}.",
         where=f"run_dir={folder}",

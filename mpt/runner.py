@@ -18,7 +18,7 @@ from mpt.interrupts import Interrupts
 from mpt.preparation import Prepared, prepare
 from mpt.reporting import Clock
 from mpt.resuming import Ended, Resumption
-from mpt.run_folder import HYDRA, RunFolder
+from mpt.run_folder import HYDRA, RunFolder, writing
 from mpt.schema import TrainConfig
 from mpt.session import Session, opened_board
 from mpt.stall import StallWatch
@@ -95,18 +95,19 @@ def run(
         interrupted = stack.enter_context(Interrupts(execution.loop.halt))
         if folder is None:
             folder = stack.enter_context(RunFolder.create(run_dir))
-        new = resumed is None or resumed.begin_anew(folder)
-        board = stack.enter_context(opened_board(prepared, result, folder, composed, new=new))
-        session = Session(
-            *(prepared, execution, result, folder, board, console, clock, composed, resumed),
-            interrupted=interrupted,
-            whole=whole,
-        )
-        console.attach(folder.log)
-        folder.tell = session.tell
-        if new:
-            folder.write_hydra(**composed)
-            folder.write_json("precision.json", report.encode(result.precision))
+        with writing(folder.path):
+            new = resumed is None or resumed.begin_anew(folder)
+            board = stack.enter_context(opened_board(prepared, result, folder, composed, new=new))
+            session = Session(
+                *(prepared, execution, result, folder, board, console, clock, composed, resumed),
+                interrupted=interrupted,
+                whole=whole,
+            )
+            folder.tell = session.tell
+            if new:  # else nothing is written before the checkpoint is known to fit
+                console.attach(folder.log)
+                folder.write_hydra(**composed)
+                folder.write_json("precision.json", report.encode(result.precision))
         with ending.failures_reported(session):
             _train(session, presence)
             if whole:
@@ -119,7 +120,7 @@ def _reopened(
     run_dir: Path, config: TrainConfig, stack: ExitStack
 ) -> tuple[RunFolder | None, Ended | Resumption | None]:
     """The folder of the run that is to go on, locked, and where that stands; or no folder."""
-    if not (run_dir / HYDRA / "config.yaml").exists():
+    if not os.path.exists(run_dir / HYDRA / "config.yaml"):
         return None, None
     folder = stack.enter_context(RunFolder.reopen(run_dir))
     return folder, resuming.find(run_dir, config)

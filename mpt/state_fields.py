@@ -59,6 +59,12 @@ class Fields:
             raise _wrong(name, "a list", value)
         return value
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        value = self._values[name]
+        if not isinstance(value, dict):
+            raise _wrong(name, "a mapping", value)
+        return value
+
     def part(self, name: str) -> Any:
         """The field as it is, for a `restore` of its own."""
         return self._values[name]

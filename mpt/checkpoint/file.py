@@ -117,7 +117,7 @@ def read_header(path: Path) -> dict[str, Any]:
     except BrokenCheckpoint:
         raise
     except Exception as error:
-        raise BrokenCheckpoint(f"it is no checkpoint of mpt: {error}") from error
+        raise BrokenCheckpoint("it was cut short or changed") from error
     if not isinstance(about, dict):
         raise BrokenCheckpoint("it is no checkpoint of mpt: nothing is said about it")
     return about
@@ -126,6 +126,8 @@ def read_header(path: Path) -> dict[str, Any]:
 def _beginning(file: IO[bytes]) -> bytes:
     """A file's bytes up to the end of its header."""
     fixed = file.read(len(MAGIC) + LENGTH_BYTES)
+    if len(fixed) < len(MAGIC) + LENGTH_BYTES and MAGIC.startswith(fixed[: len(MAGIC)]):
+        raise BrokenCheckpoint("it was cut short")
     if not fixed.startswith(MAGIC):
         raise BrokenCheckpoint("it is no checkpoint of mpt")
     length = int.from_bytes(fixed[len(MAGIC) :], "little")

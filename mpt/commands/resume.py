@@ -1,5 +1,6 @@
 """`resume=PATH` on the command line of `mpt train`: a run that is to go on, or a sweep."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mpt.commands.sweep_task import sets
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job
+from mpt.schema import TrainConfig
 
 
 def take(overrides: list[str]) -> tuple[list[str], Path | None]:
@@ -31,7 +33,7 @@ def take(overrides: list[str]) -> tuple[list[str], Path | None]:
 
 def is_sweep(folder: Path) -> bool:
     """Whether `folder` is a sweep's."""
-    return (folder / SWEEP).is_file() or (folder / JOBS / PLAN).is_file()
+    return os.path.isfile(folder / SWEEP) or os.path.isfile(folder / JOBS / PLAN)
 
 
 def of_sweep(overrides: list[str], folder: Path) -> list[str]:
@@ -73,7 +75,7 @@ def of_run(
     values["run_dir"] = str(folder.resolve())
     from omegaconf import OmegaConf
 
-    config = checked(to_config(values), options)
+    config = checked(_typed(values, overrides), options)
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return Job(
@@ -85,6 +87,15 @@ def of_run(
         allow=options.allow,
         debug=options.debug,
     )
+
+
+def _typed(values: dict[str, Any], overrides: list[str]) -> TrainConfig:
+    try:
+        return to_config(values)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # OmegaConf's: a value of another type, an interpolation
+        raise composition.explain(error, [], overrides) from error
 
 
 def _assign(values: dict[str, Any], override: str) -> None:
@@ -109,9 +120,15 @@ def _value(override: str) -> Any:
     from hydra.core.override_parser.types import QuotedString
 
     try:
-        value = OverridesParser.create().parse_override(override).value()
+        parsed = OverridesParser.create().parse_override(override)
+        value = parsed.value()
     except Exception as error:
         raise _to_be_quoted(override) from error
+    if parsed.is_sweep_override():
+        raise ConfigurationError(
+            "This names several values; a run that goes on has one.",
+            where=override.partition("=")[0],
+        )
     return value.text if isinstance(value, QuotedString) else value
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mpt.console import Console
-from mpt.run_folder import METRICS, RunFolder
+from mpt.run_folder import METRICS, RunFolder, sync
+from mpt.state_fields import Fields, finite, whole
 from mpt.telemetry import loss_scale, memory, throughput
 from mpt.telemetry.histograms import ExponentHistograms
 from mpt.telemetry.tensorboard import PREFIX, Board
@@ -56,22 +57,33 @@ class Recorder:
         self._step = 0
 
     def state(self) -> dict[str, Any]:
-        """How far the files have come, and what is yet to be written to them."""
+        """How far the files have come, on the disk, and what is yet to be written to them."""
+        metrics, events = self._folder.path / METRICS, self._event_files()
+        for path in (metrics, *events):
+            sync(path)
         return {
             "step": self._step,
-            "metrics": self._folder.size(self._folder.path / METRICS),
-            "events": {path.name: self._folder.size(path) for path in self._event_files()},
+            "metrics": self._folder.size(metrics),
+            "events": {path.name: self._folder.size(path) for path in events},
             "seconds": self._seconds(),
             "histograms": self._histograms.state() if self._histograms else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back all that was written since, so that no step is recorded twice."""
-        sizes = {str(name): int(size) for name, size in state["events"].items()}
-        self._folder.cut_metrics(int(state["metrics"]))
+        """Take back all that was written since, so that no step is recorded twice.
+
+        Raises:
+            ValueError: it is no such state. No file has changed then.
+        """
+        kept = Fields(state, "step", "metrics", "events", "seconds", "histograms")
+        step, metrics = kept.whole("step"), kept.whole("metrics")
+        seconds = finite(kept.number("seconds"), "seconds", least=0.0)
+        sizes = {name: whole(size, name) for name, size in kept.mapping("events").items()}
         if self._histograms and state["histograms"]:
             self._histograms.restore(state["histograms"])
-        self._started = min(self._started, time.perf_counter() - float(state["seconds"]))
+        self._started = min(self._started, time.perf_counter() - seconds)
+        self._step = step
+        self._folder.cut_metrics(metrics)
         if self._board is None:
             return
         self._board.close()
@@ -80,8 +92,7 @@ class Recorder:
                 self._folder.cut(path, sizes[path.name])
             else:
                 path.unlink(missing_ok=True)
-        self._step = int(state["step"])
-        self._board.begin_file(self._step + 1)
+        self._board.begin_file(step + 1)
 
     def _event_files(self) -> list[Path]:
         return sorted(self._folder.tensorboard.glob(f"{PREFIX}*"))

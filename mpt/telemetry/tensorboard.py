@@ -76,7 +76,6 @@ class Board:
         begin: bool = True,
     ):
         self._folder = Path(log_dir)
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._growing = growing
         self._described: set[str] = set()
         self._file: AppendFile | None = None
@@ -92,6 +91,7 @@ class Board:
             step: what former files hold from there on is void: a TensorBoard that has read it
                 drops it.
         """
+        self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{PREFIX}{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self.path = self._folder / name
         self._file = self._growing(self.path)
