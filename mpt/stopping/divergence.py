@@ -82,14 +82,18 @@ class DivergenceRules:
         """Whether the state of the run is one to go back to.
 
         So it is where the last step was applied, with a loss that is finite and below the bounds,
-        and where no rule is counting.
+        and where no rule is counting, nor would stop the run when it comes to look at `rows`.
 
         Args:
             rows: of the steps since the last window that was checked, as a window has them; a
                 mapping without rows or columns where there are none. They are not counted.
         """
         some = rows if rows and len(rows["loss"]) else _NO_ROWS
-        return all(rule.sound_after(some) for rule in self._rules.values())
+        if not all(rule.sound_after(some) for rule in self._rules.values()):
+            return False
+        ahead = Window(len(some["loss"]), dict(some), seconds=0.0, examples=0)
+        trial = copy.deepcopy(self._rules) if ahead.steps else {}
+        return not any(rule.check(ahead, Causes()) for rule in trial.values())
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes, as it stands after the last window: plain values."""

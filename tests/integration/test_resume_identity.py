@@ -5,12 +5,15 @@ same command, in this process.
 """
 
 import json
+import os
+import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import resumed_runs
-from resumed_runs import FILE, assert_identical, report_of, rows, train
+from resumed_runs import FILE, assert_identical, paths, report_of, rows, train, variables
 
 from mpt.cli import main
 
@@ -37,7 +40,7 @@ def in_pieces(tmp_path, signals, *own, pieces=None, code=0, **named):
     codes = []
     while not codes or codes[-1] == 75:
         codes.append(train(main, tmp_path / "resumed", *own, **named))
-        assert len(codes) <= len(signals) + 1
+        assert len(codes) <= (pieces or len(signals) + 1)
     assert codes == [75] * ((pieces or len(signals) + 1) - 1) + [code]
     return tmp_path / "unbroken", tmp_path / "resumed"
 
@@ -46,12 +49,17 @@ def after(*steps):
     return [[AFTER_STEP, step, TERM] for step in steps]
 
 
+ROOT = Path(__file__).resolve().parents[2]
 PLATEAU = (
     "{_target_: keras.callbacks.ReduceLROnPlateau, monitor: val_loss, patience: 1, factor: 0.5,"
     " min_delta: 0.5}"
 )
 OWN_DATA = ("dataset=python", f"dataset.function={FILE}:data", "dataset.shuffle=true")
 DIGITS = ("dataset=digits", "dataset.examples=320")  # eight steps an epoch
+DIVERGING = (
+    *("dataset=python", f"dataset.function={FILE}:bad_for_a_while", "precision=float32"),
+    *("dataset.kwargs={first: 10, last: 12}", "loss_scale.max_consecutive_skips=2"),
+)
 OVERFLOWS = (
     *OWN_DATA,
     *("dataset.kwargs={infinite: [40, 41, 200]}", "precision=mixed_float16", "loss_scale=dynamic"),
@@ -94,6 +102,110 @@ def test_float16_with_overflows(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_at_every_step(tmp_path):
+    unbroken, resumed = in_pieces(
+        tmp_path,
+        after(*range(1, 26)),
+        *("precision=mixed_bfloat16", "optimizer.ema=true", *DIGITS),
+        *("optimizer.schedule.name=warmup_cosine", "optimizer.schedule.warmup_steps=5"),
+    )
+    assert_identical(unbroken, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [4, 1000])
+def test_steps_together_in_a_call_that_is_cut_short(tmp_path, together):
+    (tmp_path / "steps.json").write_text("[]")
+    own = (
+        *OVERFLOWS,
+        *("model.kwargs={signals: steps.json}", f"trainer.steps_per_execution={together}"),
+        *("trainer.log_every=20", "trainer.eval_every=26", "trainer.checkpoint_every=null"),
+    )
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    assert train(main, unbroken, *own) == 0
+    for step in (2, 7, 15):
+        (tmp_path / "steps.json").write_text(f"[{step}]")
+        assert train(main, resumed, *own) == 75
+        report = report_of(resumed)  # the layer's own count goes back where a step is skipped
+        applied = report["training"]["steps"] - report["loss_scale"]["skipped_steps"]
+        assert step <= applied <= step + 1, "it waited for the call"
+    (tmp_path / "steps.json").write_text("[]")
+    assert train(main, resumed, *own) == 0
+    assert_identical(unbroken, resumed, calls=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_under_xla(tmp_path, precision):
+    unbroken, resumed = in_pieces(
+        tmp_path,
+        after(6, 17),
+        *(f"precision={precision}", "trainer.jit_compile=true", "optimizer.ema=true", *DIGITS),
+        *(
+            "model.kwargs={shift: false}",
+            "loss_scale.growth_steps=4",
+            "optimizer.gradient_accumulation_steps=3",
+        ),
+    )
+    assert_identical(unbroken, resumed)
+    assert report_of(resumed)["execution"]["jit_compile"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["patience", "callback"])
+def test_a_run_that_stops_early(tmp_path, by):
+    own = [*DIGITS, "precision=float32", "trainer.steps=60", "optimizer.ema=true"]
+    callbacks = [STOPPING.replace("patience: 1", "patience: 3")] if by == "callback" else []
+    if by == "patience":
+        own += ["trainer.early_stopping.patience=3", "trainer.early_stopping.min_delta=1"]
+    unbroken, resumed = in_pieces(tmp_path, after(7, 9, 16, 26), *own, callbacks=callbacks)
+    assert report_of(unbroken)["training"]["steps"] == 32
+    assert_identical(unbroken, resumed, evaluated_again=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["the run", "itself"])
+def test_data_of_the_users_own_that_are_shuffled(tmp_path, by):
+    function, shuffle = {"the run": ("data", "true"), "itself": ("shuffled_by_itself", "false")}[by]
+    unbroken, resumed = in_pieces(
+        tmp_path,
+        after(5, 14),
+        *("dataset=python", f"dataset.function={FILE}:{function}", f"dataset.shuffle={shuffle}"),
+        "precision=mixed_bfloat16",
+    )
+    assert_identical(unbroken, resumed)
+
+
+@pytest.mark.slow
+def test_a_run_that_went_back(tmp_path):
+    own = (*DIVERGING, "trainer.on_divergence=rollback")
+    # It goes from step 15 back to 8, and comes to step 13 twice.
+    unbroken, resumed = in_pieces(tmp_path, after(6, 13, 16), *own, pieces=5)
+    assert_identical(unbroken, resumed)
+    assert report_of(resumed)["training"]["rollbacks"] == [
+        {"from_step": 15, "to_step": 8, "rule": "max_consecutive_skips"}
+    ]
+
+
+@pytest.mark.slow
+def test_on_two_replicas(tmp_path):
+    """In a process of its own: devices are laid out before TensorFlow starts."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("resumed_on_replicas.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(FILE.parent)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    assert report_of(resumed)["device"]["count"] == 2
+    assert len(variables(resumed)) > len(paths(resumed)), "each replica has statistics of its own"
+    assert_identical(unbroken, resumed)
+
+
+@pytest.mark.slow
 def test_a_signal_in_every_hook(tmp_path):
     signals = [
         ["epoch_begin", 0, TERM],
@@ -109,6 +221,12 @@ def test_a_signal_in_every_hook(tmp_path):
         tmp_path, signals, "precision=mixed_bfloat16", *DIGITS, pieces=len(signals) - 1
     )
     assert_identical(unbroken, resumed)
+
+
+STOPPING = (
+    "{_target_: keras.callbacks.EarlyStopping, monitor: val_loss, patience: 1, min_delta: 10,"
+    " restore_best_weights: true}"
+)
 
 
 class Death(BaseException):
@@ -129,12 +247,6 @@ def dies(monkeypatch):
             yield
 
     return contextmanager(call)
-
-
-STOPPING = (
-    "{_target_: keras.callbacks.EarlyStopping, monitor: val_loss, patience: 1, min_delta: 10,"
-    " restore_best_weights: true}"
-)
 
 
 @pytest.mark.slow

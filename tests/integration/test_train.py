@@ -410,7 +410,7 @@ def test_an_interrupt_stops_after_the_running_step_and_keeps_the_run(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 75, err
     assert "Traceback" not in err
     assert out.splitlines()[-1] == f"run: {tmp_path}/r"
     report = report_of(tmp_path / "r")

@@ -339,8 +339,13 @@ class TestHealthy:
         assert rules.healthy({}) == healthy
 
     def test_what_is_over_is_no_longer_going_on(self):
-        rows = window(25, [NAN, 1e9, 2.0, NAN, 2.0], [1, 0, 0, 1, 0], norms=[NAN, 0, 0, NAN, 1])
+        rows = window(25, [NAN, 4e3, 2.0, NAN, 2.0], [1, 0, 0, 1, 0], norms=[NAN, 0, 0, NAN, 1])
         assert self.rules().healthy(rows.rows)
+
+    def test_what_will_stop_the_run_once_it_is_looked_at_is_not_over(self):
+        rows = window(25, [2.0, 1e9, 2.0, 2.0, 2.0])
+        assert not self.rules().healthy(rows.rows)
+        assert self.rules().check(rows).rule == "max_loss"
 
     def test_a_perfect_fit_is_healthy(self):
         assert self.rules().healthy(window(25, [0.0] * 5, norms=0).rows)

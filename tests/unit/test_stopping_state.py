@@ -200,6 +200,23 @@ def test_restored_at_any_window_the_rules_go_on_as_if_never_interrupted():
     assert told > 100
 
 
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_a_state_whose_rows_a_rule_will_stop_is_not_one_to_go_back_to(after):
+    """As a checkpoint between two windows has them: the streak is over, but not yet looked at."""
+    count = LIMIT + after
+    rows = {name: np.ones(count, "float32") for name in trouble(0)}
+    rows["finite"][:LIMIT] = 0
+    rows["consecutive_skips"] = np.float32([*range(1, LIMIT + 1), *[0] * after])
+    rows["loss"] += np.arange(count, dtype="float32")
+    every = rules()
+    before = text(every)
+    assert not every.healthy(rows)
+    assert text(every) == before
+    short = {name: column[1:] for name, column in rows.items()}
+    short["consecutive_skips"] = np.float32([*range(1, LIMIT), *[0] * after])
+    assert every.healthy(short)
+
+
 def test_a_state_is_a_copy():
     every = rules()
     before = copy.deepcopy(state := every.state())
