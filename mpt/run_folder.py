@@ -20,7 +20,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -217,7 +217,8 @@ class RunFolder:
         self._growing.clear()
         if self._lock is not None:
             if _is_at(self._lock, self.path / LOCK):  # not another run's
-                (self.path / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):  # what is left of it is no lock
+                    (self.path / LOCK).unlink()
             self._lock.close()
             self._lock = None
 

@@ -232,6 +232,18 @@ class TestLock:
         with pytest.raises(ConfigurationError, match="cannot be written: Permission denied"):
             RunFolder.create(tmp_path)
 
+    def test_one_that_cannot_be_removed_is_left(self, tmp_path, monkeypatch):
+        folder = RunFolder.create(tmp_path)
+
+        def refuse(path, *_, **__):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", refuse)
+            folder.close()
+        assert os.listdir(tmp_path) == [".lock"]
+        RunFolder.create(tmp_path).close()
+
     @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "device"])
     def test_what_is_no_file_in_its_place_is_refused_without_waiting(self, tmp_path, kind):
         lock = tmp_path / "run" / ".lock"
