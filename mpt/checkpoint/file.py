@@ -98,7 +98,10 @@ def read(path: Path) -> dict[str, Any]:
     if checksum.digest() != digest:
         raise BrokenCheckpoint(CHANGED)
     try:
-        return _with_arrays(header["state"], _arrays(header, body))
+        state = _with_arrays(header["state"], _arrays(header, body))
+        if not isinstance(state, dict):
+            raise TypeError("its state is no mapping")
+        return state
     except Exception as error:  # a right checksum over nonsense: not written by `write`
         raise BrokenCheckpoint(f"it is no checkpoint of mpt: {error}") from error
 
