@@ -65,7 +65,7 @@ class Assembly:
         return Training(
             model=prepared.model,
             loop=session.execution.loop,
-            evaluation=_evaluation(prepared),
+            evaluation=_evaluation(session),
             schedule=_schedule(prepared),
             steps_per_execution=self._steps,
             rules=_rules(prepared),
@@ -174,9 +174,11 @@ def _compute(prepared: Prepared) -> Compute:
     return Compute(forward, matmul_peak(prepared.compute_dtype) if wanted else None)
 
 
-def _evaluation(prepared: Prepared) -> EvaluationLoop | None:
-    data = prepared.data
+def _evaluation(session: Session) -> EvaluationLoop | None:
+    prepared, data = session.prepared, session.prepared.data
     if data.validation is None:
         return None
     iterator = iterate(data.validation, prepared.strategy)
-    return EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
+    loop = EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
+    session.interrupted.also(loop.halt)
+    return loop

@@ -26,7 +26,7 @@ class Interrupts:
     call later. So the system's part writes each signal to a pipe as well, and a thread reads it.
 
     Args:
-        act: called from that thread at the first signal.
+        act: called from that thread at the first signal; `also` adds others.
 
     Attributes:
         received: signal numbers in their order.
@@ -34,7 +34,9 @@ class Interrupts:
 
     def __init__(self, act: Callable[[], None] = lambda: None):
         self.received: list[int] = []
-        self._act = act
+        self._acts = [act]
+        self._acted = False
+        self._lock = threading.Lock()
         self._previous: dict[int, Any] = {}
         self._ended = threading.Event()
 
@@ -56,6 +58,14 @@ class Interrupts:
         self._thread.join()
         os.close(self._reading)
 
+    def also(self, act: Callable[[], None]) -> None:
+        """Have `act` called at the first signal, too; now, where that has come."""
+        with self._lock:
+            self._acts.append(act)
+            late = self._acted
+        if late:
+            act()
+
     def __bool__(self) -> bool:
         return bool(self.received)
 
@@ -75,6 +85,12 @@ class Interrupts:
                     self._act()
                 elif number == signal.SIGINT and seen.count(number) > 1:
                     self._end_at_once()
+
+    def _act(self) -> None:
+        with self._lock:
+            self._acted, acts = True, list(self._acts)
+        for act in acts:
+            act()
 
     def _end_at_once(self) -> None:
         if not self._ended.wait(GRACE_SECONDS):

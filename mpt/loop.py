@@ -48,8 +48,7 @@ class TrainLoop:
         self._columns = [*measure(), *(["data_wait"] if timed else [])]
         self._ring = tf.Variable(tf.zeros((rows, len(self._columns))), trainable=False, name="ring")
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False, name="ring_position")
-        with tf.device("CPU:0"):  # written by the host while the device is at work
-            self._halted = tf.Variable(False, trainable=False, name="halted")
+        self._halted = _halted()
         self._awaited = _awaited()
         self._halting = threading.Event()
         self._drained = 0
@@ -176,27 +175,42 @@ class EvaluationLoop:
         self._iterator = iterator
         self._batches = batches
         self._awaited = _awaited()
+        self._halted = _halted()
         self._steps = tf.function(self._run_steps, reduce_retracing=True)
 
     def awaited(self) -> int | None:
         """As the training loop's: the batch that the present pass is waiting for."""
         return int(self._awaited.numpy()) or None
 
-    def run(self) -> dict[str, float]:
-        """Evaluate once: metric name -> value. The training metrics are left as they were."""
+    def run(self) -> dict[str, float] | None:
+        """Evaluate once: metric name -> value; None where `halt` cut it short.
+
+        The training metrics are left as they were.
+        """
         kept = [(v, v.numpy()) for v in parts(self._model.metrics_variables)]
         self._model.reset_metrics()
-        self._steps(self._iterator, tf.constant(self._batches, tf.int64))
-        result = metric_values(self._model)
+        done = self._steps(self._iterator, tf.constant(self._batches, tf.int64))
+        whole = int(done.numpy()) == self._batches
+        result = metric_values(self._model) if whole else None
         for variable, value in kept:
             variable.assign(value)
         return result
 
-    def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
-        for number in tf.range(1, count + 1):
+    def halt(self) -> None:
+        """End the present pass, if there is one, after its present batch. For another thread.
+
+        A pass after this ends before it begins.
+        """
+        self._halted.assign(True)
+
+    def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> tf.Tensor:
+        done = tf.zeros_like(count)
+        while done < count and not self._halted.read_value():
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            batch = _awaited_batch(iterator, self._awaited, number)
+            done += 1
+            batch = _awaited_batch(iterator, self._awaited, done)
             self._strategy.run(self._model.test_step, args=(batch,))
+        return done
 
 
 def metric_values(model: keras.Model) -> dict[str, float]:
@@ -215,6 +229,12 @@ def iterate(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Itera
     if strategy.num_replicas_in_sync > 1:
         dataset = strategy.experimental_distribute_dataset(dataset)
     return iter(dataset)
+
+
+def _halted() -> tf.Variable:
+    """Whether to end early, in the host's memory: it is written while the device is at work."""
+    with tf.device("CPU:0"):
+        return tf.Variable(False, trainable=False, name="halted")
 
 
 def _awaited() -> tf.Variable:

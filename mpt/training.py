@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,6 +25,8 @@ from mpt.telemetry.window import Window
 from mpt.tuning import StepsPerExecution
 
 EARLY = ("early_stopping", "callback")  # rules by which a run stops early, and not diverged
+# What an edge changes before it evaluates.
+CHANGED = ("callbacks", "rules", "loss_scale", "throughput", "watch", "training")
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Training:
         max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
             leaves out the batches since; 0: it stops.
         tell: told when the run goes back.
-        interrupted: entered, and halts `loop`; whoever made it ends it.
+        interrupted: entered, and halts `loop` and `evaluation`; whoever made it ends it.
     """
 
     model: keras.Model
@@ -77,6 +79,7 @@ class Training:
     _left_out: int = 0
     _saved_at: int | None = None
     _stopped: Reason | None = None
+    _edge_due: bool = False  # at the present step, for a signal cut it short
 
     def run(self, resumed: Mapping[str, Any] | None = None) -> Outcome:
         """Train to the last step, or until a rule, a callback or a signal ends it.
@@ -108,21 +111,24 @@ class Training:
             self._save()  # there must be one to go back to
         if self._stopped is not None:  # by a process that was killed before it could say so
             self._end(self._stopped, hooks)
-        while self._stopped is None and self.outcome.steps < self.schedule.total_steps:
+        while self._stopped is None and self._has_more():
             reason = None
             if not self.interrupted:
                 with self._accounting():
-                    self._call(hooks)
+                    if not self._edge_due:
+                        self._call(hooks)
                     reason = self._edge(hooks)
             if reason and not self.interrupted and self._roll_back(reason):
                 continue
-            early = self.interrupted and self.outcome.steps < self.schedule.total_steps
-            if reason or early:
+            if reason or (self.interrupted and self._has_more()):
                 self._end(reason, hooks)
                 break
         self._finalize()
         hooks.on_train_end()
         return self.outcome
+
+    def _has_more(self) -> bool:
+        return self._edge_due or self.outcome.steps < self.schedule.total_steps
 
     def awaited(self) -> tuple[str, int] | None:
         """The batch that is waited for at this moment, by whom; for another thread."""
@@ -144,6 +150,7 @@ class Training:
             "seconds": dict(self.outcome.seconds),
             "rollbacks": list(self.outcome.rollbacks),
             "stopped": asdict(self._stopped) if self._stopped else None,
+            "edge_due": self._edge_due,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -157,6 +164,7 @@ class Training:
         outcome.seconds |= {name: float(value) for name, value in state["seconds"].items()}
         outcome.rollbacks = [dict(each) for each in state["rollbacks"]]
         self._stopped = Reason(**state["stopped"]) if state["stopped"] else None
+        self._edge_due = bool(state["edge_due"])
         self._finalized = False
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
@@ -248,23 +256,33 @@ class Training:
         hooks.on_train_batch_end(batch + count - 1, logs)
 
     def _edge(self, hooks: keras.callbacks.CallbackList) -> Reason | None:
-        """What is due at the present step; the reason to stop, or None."""
+        """What is due at the present step; the reason to stop, or None.
+
+        Where a signal cuts its evaluation short, it is as if it had not begun, and still due.
+        """
+        if self._edge_due:  # its checkpoint is one from before it
+            self._edge_due, self._saved_at = False, None
         step, schedule = self.outcome.steps, self.schedule
         ended = step == schedule.total_steps
         evaluating = step % schedule.eval_every == 0 or ended
         # A monitored train/* tag is that of a window, which must end where it is compared.
         compared = evaluating and self.best.tag.startswith("train/")
         logging = step % schedule.log_every == 0 or ended or compared
+        before = self._kept(CHANGED) if evaluating else {}
         window = self._drain() if logging else None
         reason = self._check(window) if window else None
-        validation: Values = {}
+        validation: Values | None = {}
         if ended:
             self._finalize()
         if reason is None and evaluating:
             validation = self._evaluate(hooks)
+            if validation is None:
+                checkpointing.restore({name: self._all_parts[name] for name in before}, before)
+                self._edge_due = True
+                return None
             reason = self._compare(validation)
         if window or validation:
-            self.record(step, window, validation)
+            self.record(step, window, validation or {})
         if step % schedule.steps_per_epoch == 0 or ended:
             # To read metrics waits for the device: only where a callback will look at them.
             metrics = metric_values(self.model) if self.callbacks else {}
@@ -277,6 +295,10 @@ class Training:
             if best or ended or self.checkpoints.due(step):
                 self._save(best=best)
         return reason
+
+    def _kept(self, names: Iterable[str]) -> dict[str, Any]:
+        """The states of some parts, to go back to."""
+        return {name: self._all_parts[name].state() for name in names if name in self._all_parts}
 
     def _collect(self) -> None:
         """Take what the device has measured off it. Waits for the device."""
@@ -326,8 +348,11 @@ class Training:
             self.outcome.seconds["diagnose"] += time.perf_counter() - start
         return self.rules.check(window, cause)
 
-    def _evaluate(self, hooks: keras.callbacks.CallbackList) -> Values:
-        """One pass over the validation data: `validation/*` values; none without such data."""
+    def _evaluate(self, hooks: keras.callbacks.CallbackList) -> Values | None:
+        """One pass over the validation data: `validation/*` values; none without such data.
+
+        None where a signal cuts it short.
+        """
         if self.evaluation is None:
             return {}
         self.loop.wait()
@@ -335,6 +360,8 @@ class Training:
         start = time.perf_counter()
         result = self.evaluation.run()
         self.outcome.seconds["evaluate"] += time.perf_counter() - start
+        if result is None:
+            return None
         hooks.on_test_end(result)
         values = {f"validation/{name}": value for name, value in result.items()}
         self.outcome.final.update(values)
@@ -372,12 +399,18 @@ class Training:
                 reason = self._check(window) or reason
         if reason is not None:
             self.outcome.status = "stopped_early" if reason.rule in EARLY else "diverged"
-        elif self.interrupted:
-            name = signal.Signals(self.interrupted.received[0]).name
-            self.outcome.status = "interrupted"
-            reason = Reason("signal", step, f"{name} was received")
-        self.outcome.reason = reason
+        self.outcome.reason = reason or self._interrupt()
         averaged = self.model.optimizer.inner_optimizer.use_ema and not self._finalized
         if averaged and self.outcome.status == "stopped_early":
             self._finalize()
-            self.record(step, None, self._evaluate(hooks))
+            validation = self._evaluate(hooks)
+            if validation is None:
+                self.outcome.reason = self._interrupt()
+            else:
+                self.record(step, None, validation)
+
+    def _interrupt(self) -> Reason:
+        """The run is to go on from here later, in another process: a signal has ended this one."""
+        self.outcome.status = "interrupted"
+        name = signal.Signals(self.interrupted.received[0]).name
+        return Reason("signal", self.outcome.steps, f"{name} was received")

@@ -179,8 +179,8 @@ def test_data_of_the_users_own_that_are_shuffled(tmp_path, by):
 @pytest.mark.slow
 def test_a_run_that_went_back(tmp_path):
     own = (*DIVERGING, "trainer.on_divergence=rollback")
-    # It goes from step 15 back to 8, and comes to step 13 twice.
-    unbroken, resumed = in_pieces(tmp_path, after(6, 13, 16), *own, pieces=5)
+    # It goes from step 15 back to 8.
+    unbroken, resumed = in_pieces(tmp_path, after(6, 13, 16), *own)
     assert_identical(unbroken, resumed)
     assert report_of(resumed)["training"]["rollbacks"] == [
         {"from_step": 15, "to_step": 8, "rule": "max_consecutive_skips"}
@@ -214,13 +214,24 @@ def test_a_signal_in_every_hook(tmp_path):
         ["epoch_begin", 8, "SIGINT"],
         ["test_end", 16, "SIGUSR1"],
         ["epoch_end", 24, "SIGUSR2"],
-        ["test_end", 26, TERM],  # all steps are done: the run ends as it should
+        ["test_begin", 26, TERM],
+        ["test_end", 26, TERM],  # nothing is left to do: the run ends as it should
         ["train_end", 26, TERM],
     ]
-    unbroken, resumed = in_pieces(
-        tmp_path, signals, "precision=mixed_bfloat16", *DIGITS, pieces=len(signals) - 1
-    )
+    own = ["precision=mixed_bfloat16", "optimizer.ema=true", *DIGITS]
+    unbroken, resumed = in_pieces(tmp_path, signals, *own, pieces=len(signals) - 1)
     assert_identical(unbroken, resumed)
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_evaluation_of_a_run_that_stops_early(tmp_path):
+    """Its weights' average is evaluated once more."""
+    own = [*DIGITS, "precision=float32", "optimizer.ema=true"]
+    own += ["trainer.early_stopping.patience=1", "trainer.early_stopping.min_delta=1"]
+    signals = [["test_begin", 16, TERM], ["test_end", 16, TERM]]
+    unbroken, resumed = in_pieces(tmp_path, signals, *own)
+    assert report_of(unbroken)["training"]["steps"] == 16
+    assert_identical(unbroken, resumed, evaluated_again=True)
 
 
 STOPPING = (

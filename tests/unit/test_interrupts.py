@@ -44,6 +44,17 @@ def test_each_asks_once_and_the_process_goes_on(number):
     assert acted == [number]
 
 
+def test_others_act_too_and_who_comes_late_at_once():
+    acted = []
+    with Interrupts(lambda: acted.append("first")) as interrupted:
+        interrupted.also(lambda: acted.append("second"))
+        assert acted == []
+        send(signal.SIGTERM)
+        wait_for(lambda: len(acted) == 2)
+        interrupted.also(lambda: acted.append("late"))
+    assert acted == ["first", "second", "late"]
+
+
 def test_signals_within_are_no_business_of_what_follows():
     before = {number: signal.getsignal(number) for number in ASKING}
     descriptors = set(os.listdir("/proc/self/fd"))

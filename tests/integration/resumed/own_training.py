@@ -36,7 +36,7 @@ class InTheStep(keras.layers.Layer):
 
 
 class Signals(keras.callbacks.Callback):
-    """Sends this process a signal in the hooks, and at the steps, that a JSON file names.
+    """Sends this process a signal in the hooks, and at the steps, that a JSON file names, once.
 
     The file holds [hook, step, signal] rows; without it nothing is sent. Like any callback, it
     counts: what it has counted is part of the run.
@@ -53,7 +53,9 @@ class Signals(keras.callbacks.Callback):
         step = int(tf.convert_to_tensor(self.model.optimizer.attempted_steps).numpy())
         for row in rows:
             if row[:2] == [hook, step]:
+                self.file.write_text(json.dumps([other for other in rows if other != row]))
                 os.kill(os.getpid(), signal.Signals[row[2]])
+                time.sleep(0.1)  # who waits for the next step shows
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epochs_begun.append(epoch)
