@@ -96,6 +96,8 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
         if os.path.exists(path):
             shown = NEXT[name].format(path=path) if name == "tensorboard" else str(path)
             found.append((LABELS.get(name, name), shown))
+    if report.exit_code and "checkpoint" in report.artifacts:
+        found.append(("to go on", f"mpt train resume={folder}"))
     return found
 
 

@@ -64,6 +64,15 @@ def test_a_run_that_went_on_and_went_back_says_so(made):
     assert rows(made)["steps"].endswith("went back 2 times")
 
 
+def test_a_run_with_a_checkpoint_that_is_not_done_says_how_it_goes_on(made, tmp_path):
+    made.exit_code = 75
+    assert "to go on" not in dict(render.next_paths(made, tmp_path))
+    made.artifacts["checkpoint"] = "checkpoints/step-00000500.ckpt"
+    assert dict(render.next_paths(made, tmp_path))["to go on"] == f"mpt train resume={tmp_path}"
+    made.exit_code = 0
+    assert "to go on" not in dict(render.next_paths(made, tmp_path))
+
+
 def test_why_a_run_ended_and_what_to_try_come_first_and_once(made):
     made.status = "diverged"
     made.reason = report.Reason("max_loss", 100, "the loss is 1e+09")
