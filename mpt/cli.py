@@ -13,6 +13,7 @@ from typing import Any
 from mpt import __version__, errors
 from mpt.commands import Options
 from mpt.errors import ConfigurationError
+from mpt.printable import printable
 
 COMMANDS = {
     "train": "train a model, or with -m a sweep",
@@ -49,8 +50,6 @@ def main(argv: list[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        from mpt.console import printable  # here: --help need not wait for it
-
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

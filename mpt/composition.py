@@ -17,11 +17,13 @@ from typing import Any
 
 from mpt import config as configuration
 from mpt.errors import ConfigurationError, LauncherError
+from mpt.guard import guarded
 from mpt.hydra_errors import explain
 from mpt.schema import TrainConfig
 from mpt.stall import leaving
 
 VERSION_BASE = "1.3"
+LONGEST_SLUG = 50  # of letters that may take four bytes each, in a file's name of at most 255
 
 # Hydra's flags, and whether each takes a value. --experimental-rerun is left out: it unpickles.
 FLAGS = {
@@ -69,7 +71,7 @@ class FolderNote:
             path = Path(os.path.abspath(read()))
         except Exception:  # Hydra meets the same fault right after, and its error is explained
             return
-        FolderNote.made = tuple(part for part in (path, *path.parents) if not part.exists())
+        FolderNote.made = tuple(part for part in (path, *path.parents) if not os.path.exists(part))
 
     def _nothing(self, **_: Any) -> None:
         """Hydra calls every hook of every callback."""
@@ -95,8 +97,8 @@ leaving.append(prune)
 
 
 def _slug(name: Any) -> str:
-    """A name as one part of a path."""
-    return re.sub(r"[^\w.=+-]+", "-", str(name)).strip("-.") or "run"
+    """A name as one part of a path; of a long one the beginning."""
+    return re.sub(r"[^\w.=+-]+", "-", str(name)).strip("-.")[:LONGEST_SLUG] or "run"
 
 
 def _free(path: str) -> str:
@@ -233,12 +235,19 @@ def _mode_settled(flags: list[str], overrides: list[str]) -> Iterator[None]:
         Hydra.get_mode = read
 
 
-def drive(flags: list[str], overrides: list[str], job: Callable[[Any], Any]) -> int:
+def drive(
+    flags: list[str],
+    overrides: list[str],
+    job: Callable[[Any], Any],
+    *,
+    allow: tuple[str, ...] = (),
+) -> int:
     """Run `hydra.main` over `job` with this command line.
 
     Args:
         flags: Hydra's flags, as `arrange` gives them.
         overrides: overrides of the configuration.
+        allow: what the user admits, see `mpt.guard.guarded`.
         job: called with each composed configuration; it keeps its own exceptions. What it returns
             is for Hydra's sweepers. A launcher may call a copy of it in another process.
 
@@ -270,6 +279,7 @@ def drive(flags: list[str], overrides: list[str], job: Callable[[Any], Any]) -> 
     )(noted)
     try:
         with (
+            guarded(allow),
             _as_program(["mpt train", *flags, *overrides]),
             _mode_settled(flags, overrides),
         ):

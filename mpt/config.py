@@ -13,6 +13,7 @@ from typing import Any
 from mpt.argument_types import type_words
 from mpt.errors import ConfigurationError
 from mpt.schema import LAYER_POLICIES, LossScaleConfig, TrainConfig, TrainerConfig
+from mpt.yaml_files import literal
 
 SCHEDULES = ("constant", "cosine", "warmup_cosine", "piecewise")
 
@@ -81,7 +82,8 @@ def to_config(values: Any) -> TrainConfig:
 
     if OmegaConf.is_config(values):  # plain, for a node may admit keys that the schema lacks
         values = OmegaConf.to_container(values, resolve=True)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
+    merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), literal(values))
+    config = OmegaConf.to_object(merged)
     assert isinstance(config, TrainConfig)
     check(config)
     return config
@@ -141,7 +143,11 @@ def _check_bounds(where: str, value: Any, bounds: typing.Mapping[str, Any]) -> N
 def _check_name(where: str, name: Any) -> None:
     if not isinstance(name, str) or not name.strip() or name in (".", ".."):
         raise ConfigurationError(f"{where}={name!r} is not a name", where=where)
-    if any(character in name for character in "/\\\0"):
+    if not name.isprintable():  # on a console an escape sequence is a command
+        raise ConfigurationError(
+            f"{where}={name!r} may not contain control characters", where=where
+        )
+    if any(character in name for character in "/\\"):
         raise ConfigurationError(
             f"{where}={name!r} may not contain a path separator",
             where=where,

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mpt.errors import ConfigurationError
+from mpt.printable import printable
 from mpt.report import RunReport, render
 from mpt.report.numbers import duration, number, rate, size
 
@@ -268,26 +269,6 @@ def metric_parts(values: Mapping[str, float], part: str) -> list[str]:
     named = {tag[len(prefix) :]: v for tag, v in values.items() if tag.startswith(prefix)}
     names = sorted(named, key=lambda name: name != "loss")
     return [f"{name} {number(named[name])}" for name in names]
-
-
-def printable(text: str, encoding: str = "utf-8") -> str:
-    """`text` with control characters, and what `encoding` lacks, as backslash escapes."""
-    kept = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
-    return kept.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def path_text(path: str | Path) -> str:
-    """`path` on one line, its spaces as they are: it may be copied."""
-    return printable(str(path)).replace("\n", "\\n")
-
-
-def one_line(text: str) -> str:
-    """`text` without line breaks, so that what a file holds cannot look like a line of ours."""
-    return printable(" ".join(text.split()))
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _speed(values: Mapping[str, float]) -> list[str]:

@@ -27,8 +27,10 @@ def explain(error: Exception, flags: list[str], overrides: list[str]) -> Configu
     from hydra import errors as hydra
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, ConfigurationError):
-        return error
+    if (refusal := _refusal_in(error)) is not None:
+        return refusal
+    if isinstance(error, RecursionError):
+        return ConfigurationError("the configuration is nested too deeply", where="command line")
     if isinstance(error, hydra.OverrideParseException):
         return _not_an_override(error)
     if isinstance(error, hydra.MissingConfigException):
@@ -46,6 +48,14 @@ def explain(error: Exception, flags: list[str], overrides: list[str]) -> Configu
     if isinstance(cause, OmegaConfBaseException):
         return _refused_value(cause, text, flags, overrides)
     return _composition(text)
+
+
+def _refusal_in(error: BaseException) -> ConfigurationError | None:
+    """What our own code said, though OmegaConf or Hydra turned it into an error of theirs."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ConfigurationError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def _first_line(text: str) -> str:

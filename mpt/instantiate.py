@@ -29,10 +29,14 @@ KERAS = (
     "keras.regularizers",
 )
 
-# Of those, what deletes or writes where it is told to, or sends what it sees: only with --allow.
+# Of those, what deletes or writes where it is told to, sends what it sees, or calls what it is
+# given: only with --allow.
 REACHING_OUT = tuple(
     f"keras.callbacks.{name}"
-    for name in ("BackupAndRestore", "CSVLogger", "ModelCheckpoint", "RemoteMonitor", "TensorBoard")
+    for name in (
+        *("BackupAndRestore", "CSVLogger", "LambdaCallback", "ModelCheckpoint"),
+        *("OrbaxCheckpoint", "RemoteMonitor", "TensorBoard"),
+    )
 )
 
 
@@ -58,8 +62,9 @@ def call(node: Mapping[str, Any], *, where: str, allow: tuple[str, ...], **argum
                 node = {**node, key: value}
         if "name" not in signature.parameters and not _takes_any(signature):
             node = {key: value for key, value in node.items() if key != "name"}
+    users = not _within(node["_target_"], (*OURS, *KERAS))
     given = {
-        key: _argument(key, value, f"{where}.{key}", allow)
+        key: _argument(key, value, f"{where}.{key}", allow, users=users or key == "kwargs")
         for key, value in node.items()
         if key != "_target_"
     }
@@ -69,23 +74,30 @@ def call(node: Mapping[str, Any], *, where: str, allow: tuple[str, ...], **argum
         return target(**given)
     try:
         return target(**given)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{node['_target_']} refused its arguments: {error}", where=where
         ) from error
 
 
-def resolve(value: Any, *, where: str, allow: tuple[str, ...]) -> Any:
-    """`value` with every node in it, at any depth of its lists and mappings, called."""
+def resolve(value: Any, *, where: str, allow: tuple[str, ...], users: bool = False) -> Any:
+    """`value` with every node in it, at any depth of its lists and mappings, called.
+
+    Args:
+        users: it is for code of the user's own, which may give any key a meaning.
+    """
     if isinstance(value, Mapping):
         if "_target_" in value:
             return call(value, where=where, allow=allow)
+        if not users:
+            _check_unserialized(value, where)
         return {
-            key: resolve(child, where=f"{where}.{key}", allow=allow) for key, child in value.items()
+            key: resolve(child, where=f"{where}.{key}", allow=allow, users=users)
+            for key, child in value.items()
         }
     if isinstance(value, list | tuple):
         return [
-            resolve(child, where=f"{where}[{index}]", allow=allow)
+            resolve(child, where=f"{where}[{index}]", allow=allow, users=users)
             for index, child in enumerate(value)
         ]
     return value
@@ -115,24 +127,29 @@ def check_arguments(node: Mapping[str, Any], *, where: str, supplied: tuple[str,
     _checked(target, signature, given, where, partial=(*supplied, "function"))
 
 
-def check_allowed(value: Any, *, where: str, allow: tuple[str, ...]) -> None:
+def check_allowed(value: Any, *, where: str, allow: tuple[str, ...], users: bool = False) -> None:
     """Raise ConfigurationError where `value` names code that is not admitted; nothing is imported.
 
     Args:
         value: a node, or lists and mappings that hold nodes.
         where: key of the configuration.
         allow: modules and files that are admitted.
+        users: as `resolve`.
     """
     if isinstance(value, Mapping):
         if "_target_" in value:
-            _check_path(value["_target_"], f"{where}._target_", allow)
-        if "_target_" in value and isinstance(value.get("function"), str):
-            _check_spec(value["function"], f"{where}.function", allow)
+            path = _check_path(value["_target_"], f"{where}._target_", allow)
+            users = not _within(path, (*OURS, *KERAS))
+            if isinstance(value.get("function"), str):
+                _check_spec(value["function"], f"{where}.function", allow)
+        if not users:
+            _check_unserialized(value, where)
         for key, child in value.items():
-            check_allowed(child, where=f"{where}.{key}", allow=allow)
+            own = users or ("_target_" in value and key == "kwargs")
+            check_allowed(child, where=f"{where}.{key}", allow=allow, users=own)
     elif isinstance(value, list | tuple):
         for index, child in enumerate(value):
-            check_allowed(child, where=f"{where}[{index}]", allow=allow)
+            check_allowed(child, where=f"{where}[{index}]", allow=allow, users=users)
 
 
 def load_function(spec: str, *, where: str = "function", allow: tuple[str, ...] = ()) -> Callable:
@@ -157,6 +174,11 @@ def load_function(spec: str, *, where: str = "function", allow: tuple[str, ...] 
         )
     _check_origin(found, spec, where, allow, home=module.__name__)
     return found
+
+
+def admits(path: str, allow: tuple[str, ...]) -> bool:
+    """Whether `allow` holds the dotted `path`, or a module that it lies in."""
+    return _within(path, _modules(allow))
 
 
 def _load_target(node: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> Callable:
@@ -197,6 +219,16 @@ def _check_path(path: Any, where: str, allow: tuple[str, ...]) -> str:
     if any(part.startswith("_") for part in path.split(".")):
         raise ConfigurationError(f"{path!r} is not public", where=where)
     return path
+
+
+def _check_unserialized(value: Mapping[str, Any], where: str) -> None:
+    """Refuse what Keras would build objects from by rules of its own, past this guard."""
+    if "class_name" in value:
+        raise ConfigurationError(
+            "class_name is how Keras writes an object down, and is not read here",
+            where=f"{where}.class_name",
+            remedy="name it by _target_, as in {_target_: keras.losses.Huber, delta: 2.0}",
+        )
 
 
 def _check_spec(spec: str, where: str, allow: tuple[str, ...]) -> tuple[str, str]:
@@ -288,10 +320,10 @@ def _import_file(source: str, where: str) -> Any:
     return module
 
 
-def _argument(key: str, value: Any, where: str, allow: tuple[str, ...]) -> Any:
+def _argument(key: str, value: Any, where: str, allow: tuple[str, ...], *, users: bool) -> Any:
     if key == "function" and isinstance(value, str):
         return load_function(value, where=where, allow=allow)
-    return resolve(value, where=where, allow=allow)
+    return resolve(value, where=where, allow=allow, users=users)
 
 
 def _signature(target: Callable) -> inspect.Signature | None:

@@ -27,6 +27,7 @@ import psutil
 from mpt import errors
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
+from mpt.printable import printable
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.5
@@ -129,7 +130,7 @@ def execute(job: Job) -> int:
     except Exception as error:
         if job.debug:
             traceback.print_exception(error)
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         if not job.debug:
             print("  to do:   --debug shows the traceback", file=sys.stderr)
         return errors.FAILED
@@ -139,7 +140,7 @@ def report(error: ConfigurationError, *, debug: bool) -> None:
     """Print `error` as one block on stderr, after its traceback with `debug`."""
     if debug:
         traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
 def import_tensorflow(verbosity: int) -> None:

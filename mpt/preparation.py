@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run, checked by a dry run, before anything is written."""
 
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from mpt.precision import Choice
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
 from mpt.telemetry.histograms import ExponentHistograms, Watched
+
+LARGEST_DESCRIPTION = 2**26
+"""Bytes of the layers' description in a .keras file; ResNet50's has 2**17."""
 
 
 @dataclass
@@ -153,16 +157,27 @@ def _load_weights(model: keras.Model, path: Path) -> None:
         raise ConfigurationError(f"There are no weights at {file}.", where=where)
     try:
         if file.suffix == ".keras":
+            _check_archive(file)
             source = keras.saving.load_model(file, compile=False, safe_mode=True)
             model.set_weights(source.get_weights())
         else:
             model.load_weights(file)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise
+    except Exception as error:  # a file of whatever origin can make Keras raise anything
         raise ConfigurationError(
-            f"The weights do not fit the model: {str(error).splitlines()[0]}",
+            f"The weights do not fit the model: {(str(error) or repr(error)).splitlines()[0]}",
             where=where,
             remedy="name a file saved from a model of the same layers and shapes",
         ) from error
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse a description of the layers that unpacks to more memory than one can need."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = archive.getinfo("config.json").file_size
+    if unpacked > LARGEST_DESCRIPTION:
+        raise ValueError(f"its config.json has {unpacked} bytes")
 
 
 def _optimizer(

@@ -4,6 +4,7 @@ A run goes on where its folder holds its configuration and it did not come to it
 the result must be as it was: only `FREE` may change. Nothing here imports TensorFlow.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from mpt import yaml_files
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
@@ -34,7 +36,6 @@ FURTHER = (
 )
 ENDED = {"completed": 0, "stopped_early": 0, "diverged": 3}
 LONGEST_REPORT = 2**26
-LONGEST_CONFIGURATION = 2**22
 _ABSENT = object()
 
 
@@ -202,28 +203,22 @@ def _configuration(run_dir: Path) -> dict[str, Any] | None:
 
     file = run_dir / HYDRA / "config.yaml"
     try:
-        with open_regular(file) as opened:
-            text = opened.read(LONGEST_CONFIGURATION).decode()
-        _check_aliases(text)
-        values = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(text))
-        config: Any = OmegaConf.to_object(values)
-        return asdict(config)
+        os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # YAML's, OmegaConf's and the file system's
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    except OSError:
+        pass  # what reads it says why it cannot be read
+    # It was resolved when it was written: whatever it holds now is a text.
+    written = yaml_files.literal(yaml_files.plain(file))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), written)
+        config: Any = OmegaConf.to_object(merged)
+        return asdict(config)
+    except Exception as error:  # OmegaConf's
+        said = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigurationError(
-            f"The run's configuration cannot be read: {said or type(error).__name__}.",
-            where=str(file),
+            f"The run's configuration cannot be read: {said}.", where=str(file)
         ) from error
-
-
-def _check_aliases(text: str) -> None:
-    """ValueError where YAML repeats a part by its name: of a few lines come millions so."""
-    import yaml
-
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
-        raise ValueError("it has aliases, which no configuration of a run has")
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

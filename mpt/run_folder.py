@@ -18,6 +18,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ import orjson
 
 from mpt.append_file import AppendFile, Removed, open_to_append
 from mpt.errors import ConfigurationError
-from mpt.report import decode, encode, open_regular
+from mpt.report import decode, encode, open_regular, read_regular
 
 REPORT = "report.json"
 METRICS = "metrics.jsonl"
@@ -40,6 +41,8 @@ HYDRA = ".hydra"
 CHECKPOINTS = "checkpoints"
 ROOM = 2**17  # bytes: what a run writes before it trains takes less
 LONGEST_END = 2**20
+LARGEST_METRICS = 2**29
+"""Bytes of metrics.jsonl that are read: about half a million rows."""
 
 
 class FolderGone(Exception):
@@ -94,6 +97,7 @@ class RunFolder:
             ConfigurationError: another process is at work there, or nothing can be written there.
         """
         opened = cls(Path(os.path.abspath(path)))
+        _refuse_links(opened.path)
         try:
             opened._lock = _locked(opened.path)
             with tempfile.TemporaryFile(dir=opened.path, buffering=0) as file:
@@ -263,8 +267,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     file = Path(path)
     file = file / METRICS if os.path.isdir(file) else file
     try:
-        with open_regular(file) as opened:
-            content = opened.read()
+        content = read_regular(file, LARGEST_METRICS)
     except OSError as error:
         raise ConfigurationError(
             f"No metrics can be read: {error.strerror}.", where=str(file)
@@ -302,6 +305,26 @@ def _unwritable(folder: Path, error: OSError) -> ConfigurationError:
         where=f"run_dir={folder}",
         remedy="name a folder that you may write to, with space left",
     )
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a folder in which what a run writes to would be written elsewhere, or waited for.
+
+    A folder to resume may be another user's; through a link it would have us write to our own
+    files, and cut them off.
+    """
+    events = sorted((folder / TENSORBOARD).glob("*"))
+    for path in (*(folder / name for name in (METRICS, LOG, HYDRA)), *events):
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:  # nothing is there
+            continue
+        if not (stat.S_ISREG(mode) or (path.name == HYDRA and stat.S_ISDIR(mode))):
+            raise ConfigurationError(
+                f"{path.relative_to(folder)} is no regular file of the run.",
+                where=f"run_dir={folder}",
+                remedy="take the link or the device away, or name another folder",
+            )
 
 
 def _locked(folder: Path) -> IO[bytes]:

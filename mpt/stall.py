@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from mpt.errors import ConfigurationError
+from mpt.printable import printable
 
 LONGEST_POLL = 1.0
 """s between two looks at what is waited for; a quarter of the time allowed, if that is less."""
@@ -91,8 +92,6 @@ def give_up(error: ConfigurationError) -> NoReturn:
 
     For a main thread that is inside TensorFlow, where neither a signal nor an exception reaches it.
     """
-    from mpt.console import printable  # here: what imports this module may answer at once
-
     for tidy in leaving:
         with suppress(Exception):
             tidy()

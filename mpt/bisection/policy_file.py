@@ -51,7 +51,7 @@ def command(
         ways = ways[1:]
     wanted = {**job.config, "precision": dict(precision), "run_dir": None}
     for words in ways:
-        if _composed(*words, folder) == wanted:
+        if _composed(*words, folder, job.allow) == wanted:
             allow = [word for entry in job.allow for word in ("--allow", entry)]
             return shlex.join(["mpt", "train", *allow, *words[0], *words[1]])
     return None
@@ -84,7 +84,9 @@ def _sets(override: str, *groups: str) -> bool:
     return key.partition(".")[0] in groups
 
 
-def _composed(flags: list[str], overrides: list[str], folder: Path) -> dict[str, Any] | None:
+def _composed(
+    flags: list[str], overrides: list[str], folder: Path, allow: tuple[str, ...]
+) -> dict[str, Any] | None:
     """What this command line composes to, without its run_dir; None where it does not."""
     from omegaconf import OmegaConf
 
@@ -99,7 +101,7 @@ def _composed(flags: list[str], overrides: list[str], folder: Path) -> dict[str,
     settled = composition.settle_length(overrides)
     place = f"run_dir={quoted(str(folder))}"
     try:
-        composition.drive(flags, [*settled, "hydra.mode=RUN", place], note)
+        composition.drive(flags, [*settled, "hydra.mode=RUN", place], note, allow=allow)
     except ConfigurationError:
         return None
     return found[0] if found else None

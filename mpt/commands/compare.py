@@ -8,8 +8,8 @@ from mpt.commands import Options
 from mpt.commands.flags import Flag, take_paths
 from mpt.commands.page import write_page
 from mpt.comparison import MARGIN, Comparison
-from mpt.console import one_line, path_text
 from mpt.errors import ConfigurationError
+from mpt.printable import one_line, path_text
 
 WARNED = 20
 """Of what cannot be read, so many are named on stderr."""

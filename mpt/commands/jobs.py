@@ -76,7 +76,7 @@ def compose(
         job.task, job.options = task, dict(own or {})
         jobs.append(job)
 
-    code = composition.drive(flags, overrides, note)
+    code = composition.drive(flags, overrides, note, allow=options.allow)
     composition.prune()
     if refusals:
         raise refusals[0]

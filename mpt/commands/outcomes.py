@@ -12,6 +12,7 @@ its file, and nothing else needs to come back.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,10 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from mpt import errors, report
+from mpt.errors import ConfigurationError
+from mpt.printable import one_line
 from mpt.run_folder import REPORT, RunFolder
 
 SCHEMA_VERSION = 1
 SWEEP, JOBS, PLAN = "sweep.json", ".jobs", "plan.json"
+MULTIRUN = "multirun.yaml"  # Hydra's
+LARGEST_BYTES = 2**26
 NOT_RUN, RUNNING = "not_run", "running"
 # A job of such a status would end so again.
 FINAL = ("completed", "stopped_early", "diverged")
@@ -34,6 +39,19 @@ STATUS = {
     errors.OUT_OF_MEMORY: "oom",
     errors.SAVED: "interrupted",
     errors.INTERRUPTED: "interrupted",
+}
+
+
+_NUMBER: tuple[type, ...] = (int, float, type(None))
+# What a job's note holds besides its number.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "overrides": (list,),
+    "folder": (str,),
+    "exit_code": (int, type(None)),
+    "status": (str,),
+    "monitor": (str, type(None)),
+    "best": (*_NUMBER, str),
+    "examples_per_second": _NUMBER,
 }
 
 
@@ -70,17 +88,83 @@ def read_report(outcome: Outcome, folder: Path, code: int) -> None:
         return
     if code == errors.INVALID and content.get("exit_code") != code:
         return  # it did not run, and the report there is another run's
-    outcome.status = content.get("status") or outcome.status
-    best = (content.get("metrics") or {}).get("best") or {}
-    outcome.monitor, outcome.best = best.get("name"), best.get("value")
-    throughput = content.get("throughput") or {}
-    outcome.examples_per_second = throughput.get("examples_per_second")
+    metrics = _mapping(content.get("metrics"))
+    best, throughput = _mapping(metrics.get("best")), _mapping(content.get("throughput"))
+    found = {
+        "status": content.get("status") or outcome.status,
+        "monitor": best.get("name"),
+        "best": best.get("value"),
+        "examples_per_second": throughput.get("examples_per_second"),
+    }
+    for key, value in found.items():
+        if isinstance(value, _KINDS[key]):
+            setattr(outcome, key, value)
 
 
 def outcome_of(folder: Path, index: int) -> Outcome | None:
-    """What was noted of a job; None where nothing was."""
-    content = read_json(folder / JOBS / f"{index}.json")
-    return None if content is None else Outcome(**content)
+    """What was noted of a job; None where nothing was.
+
+    Raises:
+        ConfigurationError: what is there is no note of that job's.
+    """
+    file = folder / JOBS / f"{index}.json"
+    content = read_json(file)
+    if content is None:
+        return None
+    fits = isinstance(content, dict) and content.get("index") == index
+    fits = fits and all(isinstance(content.get(key), kind) for key, kind in _KINDS.items())
+    if not fits or not _are_texts(content["overrides"]):
+        raise ConfigurationError(f"This is no note of job {index}.", where=str(file))
+    if ".." in Path(content["folder"]).parts or Path(content["folder"]).is_absolute():
+        raise ConfigurationError(
+            f"The folder of job {index} lies outside of the sweep's: {content['folder']!r}.",
+            where=str(file),
+        )
+    return Outcome(index, **{key: content.get(key) for key in _KINDS})
+
+
+def plan_of(folder: Path) -> dict[str, Any] | None:
+    """The plan of the sweep in `folder`: command, started_at, jobs; None where there is none.
+
+    Raises:
+        ConfigurationError: what is there is no plan.
+    """
+    file = folder / JOBS / PLAN
+    content = read_json(file)
+    if content is None and not file.exists():
+        return None
+    fits = isinstance(content, dict) and isinstance(content.get("started_at"), str)
+    fits = fits and _are_texts(content.get("command")) and isinstance(content.get("jobs"), list)
+    if not fits or not all(map(_are_texts, content["jobs"])):
+        raise ConfigurationError("This is no plan of a sweep.", where=str(file))
+    return content
+
+
+def check_resumable(folder: Path) -> None:
+    """Look at what a sweep left before anything is written over it.
+
+    Raises:
+        ConfigurationError: it is no sweep's, or is a link to somewhere else.
+    """
+    for name in (JOBS, MULTIRUN):
+        if (folder / name).is_symlink():
+            raise ConfigurationError(
+                "This is a link, and is not followed.", where=str(folder / name)
+            )
+    for index in range(len((plan_of(folder) or {"jobs": []})["jobs"])):
+        outcome_of(folder, index)
+
+
+def leaves(folder: Path, name: str | Path) -> bool:
+    """Whether `name`, in `folder`, is a place outside of it, by its parts or by a link."""
+    try:
+        return not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # no path at all
+        return True
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def note(folder: Path, outcome: Outcome) -> None:
@@ -91,7 +175,7 @@ def note(folder: Path, outcome: Outcome) -> None:
 
 def write_sweep(folder: Path, outcomes: list[Outcome] | None = None) -> None:
     """Write sweep.json from the plan and the outcomes: those so far, unless they are given."""
-    plan = read_json(folder / JOBS / PLAN) or {"jobs": []}
+    plan = plan_of(folder) or {"jobs": []}
     if outcomes is None:
         outcomes = [
             outcome_of(folder, index) or Outcome(index, overrides, str(index))
@@ -119,9 +203,13 @@ def try_to_write(write: Callable[[], None]) -> None:
 def read_json(path: Path) -> Any:
     """The JSON in a file; None where it cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(report.read_regular(path, LARGEST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
@@ -140,6 +228,7 @@ def table(outcomes: list[Outcome]) -> list[str]:
                 _number(outcome.examples_per_second, ".0f"),
             ]
         )
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,6 +1,7 @@
 """A sweep as its own process sees it: the plan before its jobs, the outcomes after them."""
 
 import fcntl
+import os
 import shutil
 import signal
 import sys
@@ -8,9 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from mpt import composition, errors, postmortem, report
+from mpt import composition, errors, postmortem, report, yaml_files
 from mpt.commands.outcomes import (
     FINAL,
     JOBS,
@@ -19,8 +20,11 @@ from mpt.commands.outcomes import (
     RUNNING,
     SWEEP,
     Outcome,
+    check_resumable,
+    leaves,
     note,
     outcome_of,
+    plan_of,
     read_json,
     read_report,
     table,
@@ -31,6 +35,7 @@ from mpt.commands.sweep_task import wait_while_at_work
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.launching import Stop, launcher_of
+from mpt.printable import path_text
 from mpt.run_folder import REPORT, RunFolder
 
 
@@ -48,16 +53,18 @@ class Sweep:
         self.stop: Stop | None = None
         self.started = False
         self._started_at = report.timestamp(time.time())
-        earlier = read_json(resumed / JOBS / PLAN) if resumed is not None else None
+        if resumed is not None:
+            check_resumable(resumed)
+        earlier = plan_of(resumed) if resumed is not None else None
         self._jobs: list[list[str]] = earlier["jobs"] if earlier else []
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
 
     def __enter__(self) -> "Sweep":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
 
     def plan(
         self, config: Any, loader: Any, jobs: Sequence[Sequence[str]], first_index: int
@@ -101,7 +108,13 @@ class Sweep:
             )
         jobs = self.folder / JOBS
         jobs.mkdir(parents=True, exist_ok=True)
-        self._lock = open(jobs / "lock", "w")  # noqa: SIM115, held while this process lives
+        try:  # not through a link to another file, and without waiting for a pipe
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._lock = os.open(jobs / "lock", flags, 0o666)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The sweep cannot be locked: {error.strerror}.", where=str(jobs / "lock")
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -154,12 +167,13 @@ class Sweep:
             for index, job in enumerate(self._jobs)
         ]
         if all(outcome.status in ("invalid", NOT_RUN) for outcome in outcomes):
-            self._leave_nothing()
+            if self.resumed is None:
+                self._leave_nothing()
         else:
             try_to_write(lambda: write_sweep(folder, outcomes))
             for line in table(outcomes):
                 print(line)
-            print(f"sweep: {folder}")
+            print(f"sweep: {path_text(folder)}")
         codes = {outcome.exit_code for outcome in outcomes} - {errors.OK}
         if not codes:
             return errors.OK
@@ -180,8 +194,12 @@ class Sweep:
         if patient:
             wait_while_at_work(folder)
         code = None
-        if (folder / REPORT).exists():
-            code = int((read_json(folder / REPORT) or {}).get("exit_code", errors.FAILED))
+        if leaves(self.folder, folder):
+            pass  # no job of ours ran there
+        elif (folder / REPORT).exists():
+            content = read_json(folder / REPORT)
+            code = content.get("exit_code") if isinstance(content, dict) else None
+            code = code if isinstance(code, int) else errors.FAILED
             code = code if code <= 128 or code == errors.INTERRUPTED else 128 - code
         elif (folder / ".hydra" / "config.yaml").exists():
             code = -signal.SIGKILL
@@ -194,9 +212,7 @@ class Sweep:
         return outcome
 
     def _bury(self, folder: Path) -> None:
-        from omegaconf import OmegaConf
-
-        config = to_config(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+        config = to_config(yaml_files.plain(folder / ".hydra" / "config.yaml"))
         started = folder.stat().st_ctime
         postmortem.write(
             folder, config, command=self.command, exit_code=-signal.SIGKILL, started=started

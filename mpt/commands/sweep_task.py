@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpt import composition, errors, isolation, postmortem, resuming
+from mpt import composition, errors, guard, isolation, postmortem, resuming
 from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options
 from mpt.commands.jobs import job_of
@@ -18,6 +18,7 @@ from mpt.commands.outcomes import (
     JOBS,
     RUNNING,
     Outcome,
+    leaves,
     note,
     outcome_of,
     read_report,
@@ -28,6 +29,7 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job, spawn
 from mpt.launching import Stop, launcher_of, leave_interrupts_to_the_sweep
+from mpt.printable import one_line
 from mpt.run_folder import REPORT
 
 _AT_WORK = threading.Lock()  # held while a worker has a job
@@ -55,7 +57,9 @@ class SweepTask:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        composition.register()  # in a worker, before Hydra composes the job there
+        # In a worker, before Hydra composes the job there.
+        composition.register()
+        guard.install(self.options.allow)
 
     def __call__(self, config: Any) -> float | None:
         """Run the job, and note its outcome.
@@ -75,6 +79,9 @@ class SweepTask:
         folder, run_dir, varied, index, launcher = _place()
         # Not `elsewhere`: joblib with n_jobs=1 starts no worker.
         stop = None if launcher == "basic" else Stop(folder / JOBS / "stop")
+        if leaves(folder, run_dir):  # by a link, say, in a folder that is resumed
+            self._refuse(folder, run_dir, Outcome(index, varied, str(index)))
+            return None
         outcome = Outcome(index, varied, os.path.relpath(run_dir, folder), status=RUNNING)
         if elsewhere:
             # It may be its second run: Ray lost its worker, or Slurm had it make room.
@@ -158,9 +165,18 @@ class SweepTask:
             )
             read_report(outcome, Path(job.run_dir), code)
 
+    def _refuse(self, folder: Path, run_dir: Path, outcome: Outcome) -> None:
+        error = ConfigurationError(
+            f"The folder of job {outcome.index} lies outside of the sweep's.", where=str(run_dir)
+        )
+        isolation.report(error, debug=self.options.debug)
+        _remove_if_empty(run_dir)
+        outcome.exit_code, outcome.status = error.exit_code, "invalid"
+        note(folder, outcome)
+
     def _say(self, text: str) -> None:
         if self.options.verbosity >= 0:
-            print(text, file=sys.stderr)
+            print(one_line(text), file=sys.stderr)
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from mpt.commands.jobs import job_of
 from mpt.commands.sweep import Sweep
 from mpt.commands.sweep_task import SweepTask, check_folder
 from mpt.config import to_config
-from mpt.console import Console
 from mpt.errors import ConfigurationError, LauncherError
+from mpt.guard import lifted
 from mpt.isolation import ChildInterrupted, Job, execute, spawn
 from mpt.launching import planned, stopping
 
@@ -64,7 +64,8 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
     with stopping(lambda: sweep.stop) as interrupts:
         try:
             with planned(sweep.plan):
-                code = composition.drive(task.flags, task.overrides, job)
+                allow = task.options.allow
+                code = composition.drive(task.flags, task.overrides, job, allow=allow)
         except KeyboardInterrupt:
             interrupts.seen = True
         except Exception as error:
@@ -121,10 +122,13 @@ def _run(job: Job) -> int:
     """Train, in this process unless its memory is limited."""
     ended = resuming.find(Path(job.run_dir), to_config(job.config))
     if isinstance(ended, resuming.Ended):  # told here, for TensorFlow takes seconds to load
+        from mpt.console import Console  # not above: the help need not wait for it
+
         Console(job.verbosity).nothing_left(ended.message, Path(job.run_dir))
         return ended.exit_code
     if job.config["batch_size"] != "max" and job.config["device"]["memory_limit_mb"] is None:
-        return execute(job)
+        with lifted():
+            return execute(job)
     try:
         job = settle(job)
     except SearchFailed as failure:

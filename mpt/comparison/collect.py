@@ -14,12 +14,13 @@ from typing import Any
 import orjson
 
 from mpt.comparison.result import Run, Unreadable
-from mpt.console import one_line
 from mpt.errors import ConfigurationError
-from mpt.report import open_regular, read
+from mpt.printable import one_line
+from mpt.report import read, read_regular
 from mpt.run_folder import METRICS, REPORT
 
 SWEEP = "sweep.json"
+LARGEST_SWEEP = 2**26
 NO_REPORT = "no report: still running, or killed"
 _RUNNING = "running"
 # What lies in a run's folder and holds no further run.
@@ -151,8 +152,7 @@ def _read(place: Path, found: Collected) -> None:
 def _add_unreported(sweep: Path, found: Collected) -> None:
     """The jobs of a sweep that left no report: what it noted of them, and what they varied."""
     try:
-        with open_regular(sweep / SWEEP) as file:
-            jobs = orjson.loads(file.read())["jobs"]
+        jobs = orjson.loads(read_regular(sweep / SWEEP, LARGEST_SWEEP))["jobs"]
         rows = [_job(sweep, job) for job in jobs]
     except (OSError, ValueError, KeyError, TypeError):
         found.unreadable.append(Unreadable(sweep / SWEEP, "not a sweep's list of jobs"))

@@ -12,6 +12,8 @@ from mpt.report import decode, open_regular
 from mpt.run_folder import METRICS
 
 SKIPPED = "loss_scale/skipped_steps"
+LONGEST_ROW = 2**24
+"""Bytes; what goes on for longer is no row, as in a file of nothing but a hole."""
 _NUMBERS = (int, float)  # exactly: bool is none
 ALWAYS = ("train/loss", "validation/loss", "loss_scale/scale")
 
@@ -71,8 +73,9 @@ def _rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
     Closes the file.
     """
     with file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
+        lines = iter(lambda: file.readline(LONGEST_ROW), b"")
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n") and len(line) < LONGEST_ROW:
                 return
             try:
                 row = orjson.loads(line)

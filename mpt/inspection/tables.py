@@ -9,10 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mpt.console import printable
 from mpt.inspection.inspection import Inspection
 from mpt.inspection.memory import Estimate
 from mpt.inspection.table import Row
+from mpt.printable import printable
 from mpt.report.numbers import count
 
 NOT_MEASURED = "not measured"

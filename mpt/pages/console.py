@@ -13,9 +13,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mpt.comparison.result import Comparison
-from mpt.console import one_line, printable, rich_console
+from mpt.console import rich_console
 from mpt.pages import tables
 from mpt.pages.cells import BAD, GOOD, QUIET, RANGE, Cell, Column, Table
+from mpt.printable import one_line, printable
 
 STYLES = {GOOD: "green", BAD: "red", QUIET: "dim", "": ""}
 GAP = 2

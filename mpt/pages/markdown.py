@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from mpt.comparison.result import Comparison
-from mpt.console import printable
 from mpt.pages import tables
 from mpt.pages.cells import Table
+from mpt.printable import printable
 
 # What Markdown would take for its own. An underscore between letters is not emphasis.
 SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mpt.comparison.result import Curve, Run
-from mpt.console import one_line, path_text
 from mpt.errors import ConfigurationError
+from mpt.printable import one_line, path_text
 from mpt.report import read
 from mpt.run_folder import METRICS, read_metrics
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from mpt.comparison.result import Run
-from mpt.console import one_line, path_text, rich_console
+from mpt.console import rich_console
 from mpt.pages.console import print_line, print_table
 from mpt.pages.run_page import precision_table
+from mpt.printable import one_line, path_text
 from mpt.report import render
 
 WIDTH = 13

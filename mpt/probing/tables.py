@@ -13,7 +13,8 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from mpt.console import printable, rich_console
+from mpt.console import rich_console
+from mpt.printable import printable
 from mpt.probing.document import Findings
 from mpt.probing.measures import AtScale, Layer
 from mpt.probing.recommendation import HEADROOM_BITS, LOST_SHARE, ScaleRow

@@ -7,7 +7,7 @@ from mpt.report.environment import environment
 from mpt.report.hashes import config_hash, group_hash
 from mpt.report.json_values import decode, encode, timestamp
 from mpt.report.read import from_json, read
-from mpt.report.regular_file import open_regular
+from mpt.report.regular_file import open_regular, read_regular
 from mpt.report.run_report import (
     SCHEMA_VERSION,
     STATUSES,
@@ -58,5 +58,6 @@ __all__ = [
     "group_hash",
     "open_regular",
     "read",
+    "read_regular",
     "timestamp",
 ]

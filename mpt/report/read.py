@@ -10,11 +10,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mpt.errors import ConfigurationError
 from mpt.report.json_values import decode
-from mpt.report.regular_file import open_regular
+from mpt.report.regular_file import read_regular
 from mpt.report.run_report import SCHEMA_VERSION, RunReport
 
 DEEPEST = 100
 """Levels of a report, its configuration included; Python's own limit is ten times that."""
+LARGEST_BYTES = 2**26
 LARGEST = 10**100
 """A whole number that no report reaches; not every larger one can be a float."""
 
@@ -28,8 +29,7 @@ def read(path: str | Path) -> RunReport:
     path = Path(path)
     file = path / "report.json" if os.path.isdir(path) else path
     try:
-        with open_regular(file) as opened:
-            content = json.loads(opened.read().decode("utf-8"))
+        content = json.loads(read_regular(file, LARGEST_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"No report can be read: {error.strerror}.",

@@ -93,7 +93,8 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
     found = []
     for name in names:
         path = folder / artifacts[name]
-        if os.path.exists(path):
+        inside = ".." not in path.parts and not os.path.isabs(artifacts[name])
+        if inside and os.path.exists(path):
             shown = NEXT[name].format(path=path) if name == "tensorboard" else str(path)
             found.append((LABELS.get(name, name), shown))
     if report.exit_code and "checkpoint" in report.artifacts:

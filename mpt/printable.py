@@ -1,0 +1,27 @@
+"""Text for a console or a page as it may be written there: no control codes, lines where they are.
+
+What a configuration, a path or a report says is anybody's: an escape sequence in it would be a
+command to the terminal, and a line break could look like a line of ours.
+"""
+
+from pathlib import Path
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """`text` with control characters, and what `encoding` lacks, as backslash escapes."""
+    kept = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    return kept.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def path_text(path: str | Path) -> str:
+    """`path` on one line, its spaces as they are: it may be copied."""
+    return printable(str(path)).replace("\n", "\\n")
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, so that what a file holds cannot look like a line of ours."""
+    return printable(" ".join(text.split()))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
