@@ -38,6 +38,7 @@ LOG = "train.log"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 HYDRA = ".hydra"
+PARTIAL = ".partial-"  # begins the name of a file that is being written
 CHECKPOINTS = "checkpoints"
 ROOM = 2**17  # bytes: what a run writes before it trains takes less
 LONGEST_END = 2**20
@@ -104,6 +105,9 @@ class RunFolder:
                 if file.write(bytes(ROOM)) < ROOM:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             opened._identity = _identity(opened.path)
+            for folder in (opened.path, opened.path / HYDRA):
+                for partial in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
+                    partial.unlink(missing_ok=True)
         except OSError as error:
             opened.close()
             raise _unwritable(opened.path, error) from error
@@ -128,7 +132,7 @@ class RunFolder:
         self.check()
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary = target.with_name(f"{PARTIAL}{os.getpid()}-{target.name}")
         try:
             with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from mpt import optim, precision
+from mpt.run_folder import PARTIAL
 
 
 def save_plainly(model: keras.Model) -> None:
@@ -25,7 +26,7 @@ def save_plainly(model: keras.Model) -> None:
 
 def save(model: keras.Model, path: Path) -> None:
     """Write `model`, which `save_plainly` has seen, to a `.keras` file, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(PARTIAL + path.name)
     try:
         model.save(partial)
         partial.replace(path)

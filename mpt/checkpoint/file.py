@@ -22,7 +22,7 @@ import ml_dtypes  # noqa: F401, NumPy learns bfloat16 and the float8 types from 
 import numpy as np
 
 from mpt.report import open_regular
-from mpt.run_folder import sync
+from mpt.run_folder import PARTIAL, sync
 
 MAGIC = b"mpt-checkpoint-1"
 LENGTH_BYTES = 8
@@ -30,7 +30,6 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 LONGEST_HEADER = 2**28
 MOST_DIMENSIONS = 32
 REFERENCE = "$array"
-PARTIAL = ".partial-"
 CHANGED = "its checksum is wrong: it was cut short or changed"
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,19 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         folder.write_json("report.json", {"loss": 1})
     assert (tmp_path / "report.json").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path):
+    with RunFolder.create(tmp_path / "r") as folder:
+        folder.write_hydra(config="a: 1\n")
+        folder.write_json("report.json", {})
+    kept = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    for name in ("r/.partial-123-report.json", "r/.hydra/.partial-9-config.yaml"):
+        (tmp_path / name).write_text("{")
+    (tmp_path / "r/.partial-model.keras").write_bytes(b"PK")
+    with RunFolder.reopen(tmp_path / "r"):
+        found = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert found - kept == {Path("r/.lock")}
 
 
 def test_files_are_as_readable_as_any_other(tmp_path):
