@@ -49,7 +49,7 @@ class Callbacks:
         """Set the attributes; what is no plain value now stays as it is.
 
         Raises:
-            ValueError: they are those of other callbacks.
+            ValueError: they are those of other callbacks, or of no callback of Keras's.
         """
         states = state["callbacks"]
         names = [type(callback).__name__ for callback in self._callbacks]
@@ -59,7 +59,9 @@ class Callbacks:
             present = _attributes(callback)
             for name, value in each["values"].items():
                 if name in present and is_plain(present[name]):
-                    setattr(callback, name, _into(present[name], given_back(value)))
+                    found = given_back(value)
+                    _check(callback, name, present[name], found)
+                    setattr(callback, name, _into(present[name], found))
 
 
 def is_plain(value: Any) -> bool:
@@ -108,6 +110,22 @@ def given_back(state: Any) -> Any:
         if name in state:
             return kind(given_back(child) for child in state[name])
     return {key: given_back(child) for key, child in state.items()}
+
+
+def _check(callback: keras.callbacks.Callback, name: str, present: Any, value: Any) -> None:
+    """ValueError where a callback of Keras's has a value of another kind; a user's own may."""
+    if not type(callback).__module__.startswith("keras.") or present is None or value is None:
+        return
+    if _kind(present) != _kind(value):
+        raise ValueError(f"{name} of {type(callback).__name__} is {_kind(present)}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, bool | int | float | np.number | np.bool_ | np.ndarray):
+        return "a number"
+    return "a mapping" if isinstance(value, dict) else "a sequence"
 
 
 def _numbers(values: list[Any]) -> State | None:

@@ -109,6 +109,11 @@ class TrainLoop:
         self._position.assign(self._run_before)
         return seconds
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of what a row holds."""
+        return tuple(self._columns)
+
     def drain(self) -> dict[str, np.ndarray]:
         """The rows written since the last drain: name -> float32 array of shape (steps,), a copy.
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mpt.state_fields import Fields
 from mpt.stopping import Reason
 
 Values = dict[str, float]
@@ -36,7 +38,6 @@ class Outcome:
         status: completed, stopped_early, diverged or interrupted.
         final: last value of each `train/*` and `validation/*` tag.
         seconds: wall time by activity: train, evaluate, diagnose, save.
-        checkpoint: the one that was written last; None where none was, or it failed.
         rollbacks: one entry for each time the run went back: from_step, to_step, rule.
     """
 
@@ -47,10 +48,34 @@ class Outcome:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "diagnose": 0.0, "save": 0.0}
     )
-    checkpoint: Path | None = None
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def epochs(steps: int, steps_per_epoch: int) -> int:
     """Epochs that were at least begun."""
     return math.ceil(steps / steps_per_epoch)
+
+
+def kept_rows(rows: dict[str, Any], columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What was measured of some steps, of a kept state; empty where there are none.
+
+    Args:
+        columns: the names that it has.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    if not rows:
+        return {}
+    kept = Fields(rows, *columns)
+    found = {name: kept.array(name, "float32") for name in columns}
+    if len({len(column) for column in found.values()}) != 1:
+        raise ValueError("what was measured of the steps is not as long for each")
+    return found
+
+
+def kept_rollback(entry: Any) -> dict[str, Any]:
+    """One entry of an outcome's `rollbacks`, of a kept state; else ValueError."""
+    kept = Fields(entry, "from_step", "to_step", "rule")
+    steps = {name: kept.whole(name) for name in ("from_step", "to_step")}
+    return {**steps, "rule": kept.text("rule")}

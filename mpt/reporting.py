@@ -1,5 +1,6 @@
 """Fills a run's report from the run's parts."""
 
+import json
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from mpt.execution import Execution
 from mpt.preparation import Prepared
 from mpt.progress import epochs
 from mpt.report import RunReport
+from mpt.state_fields import Fields
 from mpt.stopping import Best
 from mpt.telemetry.compute import Compute
 from mpt.training import Training
@@ -67,15 +69,30 @@ class Sessions:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Add to the report what earlier sessions found; once, for a rollback changes nothing."""
-        if self._resumed or state["session"] == self._name:
+        """Add to the report what earlier sessions found; once, for a rollback changes nothing.
+
+        Raises:
+            ValueError: it is no such state. Nothing has changed then.
+        """
+        own = ("session", "started_at", "diagnosis", "warnings", "seconds")
+        kept = Fields(state, *self._chosen, *own)
+        session, started_at = kept.text("session"), kept.text("started_at")
+        diagnosis, warnings = kept.items("diagnosis"), kept.items("warnings")
+        spent = Fields(kept.part("seconds"), *self._earlier)
+        earlier = {name: spent.seconds(name) for name in self._earlier}
+        if not all(isinstance(each, dict) for each in diagnosis):
+            raise ValueError("a diagnosis is a mapping")
+        if not all(isinstance(text, str) for text in warnings):
+            raise ValueError("a warning is a text")
+        json.dumps(diagnosis)  # what no report can hold is a TypeError
+        if self._resumed or session == self._name:
             return
         self._resumed = True
         result = self._result
-        result.started_at = str(state["started_at"])
-        result.diagnosis[:0] = list(state["diagnosis"])
-        result.warnings[:0] = [text for text in state["warnings"] if text not in result.warnings]
-        self._earlier = {name: float(state["seconds"][name]) for name in self._earlier}
+        result.started_at = started_at
+        result.diagnosis[:0] = diagnosis
+        result.warnings[:0] = [text for text in warnings if text not in result.warnings]
+        self._earlier = earlier
 
     def add_up(self) -> None:
         """Add what earlier processes spent to the report's times."""

@@ -12,9 +12,12 @@ import numpy as np
 import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator
 
+from mpt.state_fields import number, whole
 from mpt.variables import changed_by_a_step, parts
 
 State = dict[str, Any]
+
+MT19937_WORDS = 624
 
 
 class Variables:
@@ -78,10 +81,20 @@ class RandomNumbers:
         }
 
     def restore(self, state: State) -> None:
+        """Go on with the numbers that would have followed.
+
+        Raises:
+            ValueError: it is no such state.
+        """
         version, internal, gauss = state["python"]
+        if gauss is not None:
+            number(gauss, "gauss")
+        name, keys, position, has_gauss, cached = state["numpy"]
+        if whole(position, "position") > MT19937_WORDS:  # NumPy would read beyond its words
+            raise ValueError(f"position {position} of {MT19937_WORDS} random words")
+        kept = (name, np.array(keys), position, whole(has_gauss, "has_gauss"))
         random.setstate((version, tuple(int(word) for word in internal), gauss))
-        name, keys, *rest = state["numpy"]
-        np.random.set_state((name, np.array(keys), *rest))
+        np.random.set_state((*kept, number(cached, "cached_gaussian")))
         self._tensorflow.state.assign(state["tensorflow"])
         for part in parts([self._keras.state]):
             part.assign(state["keras"])

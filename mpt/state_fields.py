@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 LARGEST_WHOLE = 2**63 - 1  # what the device's counters hold
 
 
@@ -64,6 +66,17 @@ class Fields:
         if not isinstance(value, dict):
             raise _wrong(name, "a mapping", value)
         return value
+
+    def array(self, name: str, dtype: str) -> np.ndarray:
+        """An array of this dtype and of one dimension."""
+        value = self._values[name]
+        if not isinstance(value, np.ndarray) or value.dtype.name != dtype or value.ndim != 1:
+            raise _wrong(name, f"a row of {dtype}", value)
+        return value
+
+    def seconds(self, name: str) -> float:
+        """A time: a finite number of at least 0."""
+        return finite(self.number(name), name, least=0.0)
 
     def part(self, name: str) -> Any:
         """The field as it is, for a `restore` of its own."""

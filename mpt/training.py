@@ -16,14 +16,19 @@ from mpt.checkpointing import Checkpointing, Part
 from mpt.hooks import callback_list, wants_batches
 from mpt.interrupts import Interrupts
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
-from mpt.progress import Outcome, Schedule, Values
+from mpt.progress import Outcome, Schedule, Values, kept_rollback, kept_rows
 from mpt.resumable import RandomNumbers, Variables
+from mpt.state_fields import Fields, number
 from mpt.stopping import Best, Cause, DivergenceRules, Reason
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
 from mpt.tuning import StepsPerExecution
 
+STATE = (  # what a checkpoint has of a training
+    *("step", "left_out", "drained_at", "pending", "window_seconds", "final", "seconds"),
+    *("rollbacks", "stopped", "edge_due"),
+)
 EARLY = ("early_stopping", "callback")  # rules by which a run stops early, and not diverged
 # What an edge changes before it evaluates.
 CHANGED = ("callbacks", "rules", "loss_scale", "throughput", "watch", "training")
@@ -40,7 +45,8 @@ class Training:
             either may be missing.
         learning_rate: reads the optimizer's present learning rate.
         diagnose: given each drained window, says what broke a step of it, if any broke.
-        batches_from: an iterator over the training data from a batch on, counted from 0.
+        batches_from: an iterator over the training data from a batch on, counted from 0; told of
+            the batches that it has to read again up to there.
         checkpoints: writes what the run can go on from; None: it writes none.
         parts: what a checkpoint holds besides, by name.
         max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
@@ -63,7 +69,7 @@ class Training:
     record: Callable[[int, Window | None, Values], None]
     learning_rate: Callable[[], float]
     diagnose: Callable[[Window], Cause | None]
-    batches_from: Callable[[int], Iterator[Any]]
+    batches_from: Callable[[int, Callable[[int | None], None]], Iterator[Any]]
     interrupted: Interrupts
     checkpoints: Checkpointing | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -79,13 +85,14 @@ class Training:
     _left_out: int = 0
     _saved_at: int | None = None
     _stopped: Reason | None = None
+    _read_again: int | None = None
     _edge_due: bool = False  # at the present step, for a signal cut it short
 
-    def run(self, resumed: Mapping[str, Any] | None = None) -> Outcome:
+    def run(self, resumed: dict[str, Any] | None = None) -> Outcome:
         """Train to the last step, or until a rule, a callback or a signal ends it.
 
         Args:
-            resumed: the state in the checkpoint that the run goes on from.
+            resumed: the state in the checkpoint that the run goes on from; emptied.
 
         Raises:
             DoesNotFit: that state is not one of this run; nothing was trained.
@@ -118,7 +125,7 @@ class Training:
                     if not self._edge_due:
                         self._call(hooks)
                     reason = self._edge(hooks)
-            if reason and not self.interrupted and self._roll_back(reason):
+            if reason and self._roll_back(reason):
                 continue
             if reason or (self.interrupted and self._has_more()):
                 self._end(reason, hooks)
@@ -132,6 +139,8 @@ class Training:
 
     def awaited(self) -> tuple[str, int] | None:
         """The batch that is waited for at this moment, by whom; for another thread."""
+        if self._read_again is not None:
+            return "training", self._read_again
         for name, loop in (("training", self.loop), ("validation", self.evaluation)):
             if loop is not None and (number := loop.awaited()) is not None:
                 return name, number
@@ -154,24 +163,38 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Stand where `state` says. The data's place is `batches_from`'s to take."""
-        outcome = self.outcome
-        outcome.steps, self._left_out = int(state["step"]), int(state["left_out"])
-        self._drained_at = int(state["drained_at"])
-        self._pending = [dict(state["pending"])] if state["pending"] else []
-        self._window_seconds = float(state["window_seconds"])
-        outcome.final = {str(tag): float(value) for tag, value in state["final"].items()}
-        outcome.seconds |= {name: float(value) for name, value in state["seconds"].items()}
-        outcome.rollbacks = [dict(each) for each in state["rollbacks"]]
-        self._stopped = Reason(**state["stopped"]) if state["stopped"] else None
-        self._edge_due = bool(state["edge_due"])
-        self._finalized = False
+        """Stand where `state` says. The data's place is `batches_from`'s to take.
 
-    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        Raises:
+            ValueError: it is no such state. Nothing has changed then.
+        """
+        kept = Fields(state, *STATE)
+        step, left_out, drained_at = (kept.whole(n) for n in ("step", "left_out", "drained_at"))
+        if drained_at > step:
+            raise ValueError(f"the last logged step is {drained_at}, the present one {step}")
+        pending = kept_rows(kept.mapping("pending"), self.loop.columns)
+        final = {tag: number(value, tag) for tag, value in kept.mapping("final").items()}
+        spent = Fields(kept.part("seconds"), *self.outcome.seconds)
+        seconds = {name: spent.seconds(name) for name in self.outcome.seconds}
+        rollbacks = [kept_rollback(each) for each in kept.items("rollbacks")]
+        stopped = None if kept.is_none("stopped") else Reason.kept(kept.part("stopped"))
+        window_seconds, edge_due = kept.seconds("window_seconds"), kept.flag("edge_due")
+        outcome = self.outcome
+        outcome.steps, outcome.final, outcome.seconds = step, final, seconds
+        outcome.rollbacks = rollbacks
+        self._left_out, self._drained_at = left_out, drained_at
+        self._pending, self._window_seconds = [pending] if pending else [], window_seconds
+        self._stopped, self._edge_due, self._finalized = stopped, edge_due, False
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
         checkpointing.restore(self._all_parts, state)
+        state.clear()  # it is as large as the model and its slots
         step = self._saved_at = self.outcome.steps
-        self.loop.restart(self.batches_from(step + self._left_out))
+        self.loop.restart(self.batches_from(step + self._left_out, self._read))
         self.throughput.warm_up_again(step)
+
+    def _read(self, batch: int | None) -> None:
+        self._read_again = batch
 
     def _save(self, *, best: bool = False) -> None:
         """Write a checkpoint of the present step, whose edge is behind it."""
@@ -180,9 +203,7 @@ class Training:
         self._collect()
         start = time.perf_counter()
         healthy = self.rules.healthy(self._rows())
-        self.outcome.checkpoint = self.checkpoints.save(
-            self.outcome.steps, self._all_parts, healthy=healthy, best=best
-        )
+        self.checkpoints.save(self.outcome.steps, self._all_parts, healthy=healthy, best=best)
         self._saved_at = self.outcome.steps
         self.outcome.seconds["save"] += time.perf_counter() - start
 
@@ -199,12 +220,14 @@ class Training:
         since = outcome.steps - found.step
         entry = {"from_step": outcome.steps, "to_step": found.step, "rule": reason.rule}
         earlier = [*outcome.rollbacks, entry]
-        checkpointing.restore(self._all_parts, found.state)
+        # First, so that a kill leaves nothing of the path that was left.
         self.checkpoints.store.forget_after(found.step)
+        checkpointing.restore(self._all_parts, found.state)
+        self.model.stop_training = False
         self._saved_at = found.step
         outcome.seconds, outcome.rollbacks = seconds, earlier
         self._left_out = position - found.step
-        self.loop.restart(self.batches_from(position))
+        self.loop.restart(self.batches_from(position, self._read))
         self.tell(
             f"{reason.message}\n  The run goes back to step {found.step} and leaves out the "
             f"{since} batches since ({len(earlier)} of trainer.max_rollbacks={self.max_rollbacks})."

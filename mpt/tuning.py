@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from mpt.state_fields import Fields
+
 BLOCK = 16  # steps timed at a time; also the larger of the two group sizes compared
 ROUNDS = 3
 SHORTEST_RUN = 300  # steps; a shorter run ends before a measurement could pay
@@ -48,9 +50,14 @@ class StepsPerExecution:
         return {"value": None if self.measuring else self.value, "reason": self.reason}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Keep to a choice made before; where there was none, it is still to be made."""
-        if state["value"] is not None:
-            self._settle(int(state["value"]), str(state["reason"]))
+        """Keep to a choice made before; where there was none, it is still to be made.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        kept = Fields(state, "value", "reason")
+        if not kept.is_none("value"):
+            self._settle(kept.whole("value", least=1), kept.text("reason"))
 
     @property
     def measuring(self) -> bool:

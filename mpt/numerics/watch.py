@@ -11,6 +11,7 @@ from mpt.numerics.capture import Capture, Captured
 from mpt.numerics.diagnosis import Diagnosis, diagnose
 from mpt.numerics.remedies import Overrides
 from mpt.numerics.replay import replaying
+from mpt.state_fields import Fields
 from mpt.stopping import Cause
 from mpt.telemetry.window import Window
 
@@ -56,10 +57,15 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what was told before."""
-        self._told = {(direction, path) for direction, path in state["told"]}
-        self._replays = int(state["replays"])
-        self._rearm_at = None if state["rearm_at"] is None else int(state["rearm_at"])
+        """Go on from what was told before.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        kept = Fields(state, "captured", "told", "replays", "rearm_at")
+        self._told = {_told(each) for each in kept.items("told")}
+        self._replays = kept.whole("replays")
+        self._rearm_at = None if kept.is_none("rearm_at") else kept.whole("rearm_at")
         self._capture.restore(state["captured"])
 
     def check(self, window: Window) -> Cause | None:
@@ -99,3 +105,11 @@ class Watch:
                 remedy="see mpt probe for the numbers of a single batch",
                 loss_scale=captured.scale,
             )
+
+
+def _told(each: Any) -> tuple[str | None, str | None]:
+    """A direction and a path of a kept state."""
+    direction, path = each
+    if not all(part is None or isinstance(part, str) for part in (direction, path)):
+        raise ValueError("what was told has a direction and a path")
+    return direction, path

@@ -15,6 +15,12 @@ class Reason:
     step: int
     message: str
 
+    @classmethod
+    def kept(cls, state: Any) -> "Reason":
+        """That of a kept state, its fields by name. Raises ValueError where it is none."""
+        kept = Fields(state, "rule", "step", "message")
+        return cls(kept.text("rule"), kept.whole("step"), kept.text("message"))
+
 
 @dataclass(frozen=True)
 class Cause:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mpt.state_fields import Fields
 from mpt.telemetry.window import Window
 
 # Those of float32, whose range holds float16's and bfloat16's; the first are subnormal numbers.
@@ -146,9 +147,15 @@ class ExponentHistograms:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Hold the counts of `state`."""
+        """Hold the counts of `state`.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        kept = Fields(state, "step", "counts")
+        step = kept.whole("step")
         self._counts.assign(state["counts"])
-        self._step.assign(int(state["step"]))
+        self._step.assign(step)
 
     def within(self, window: Window) -> bool:
         """Whether one of the window's steps was counted; tells it without asking the device."""

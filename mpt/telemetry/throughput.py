@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mpt import report
+from mpt.state_fields import Fields
 from mpt.telemetry.window import Window
 
 WAIT = "throughput/data_wait_fraction"
@@ -66,13 +67,21 @@ class Throughput:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what was measured before."""
-        self.warmup_steps = int(state["warmup_steps"])
-        self._steps = array("i", np.asarray(state["steps"], np.int32).tobytes())
-        self._seconds = array("f", np.asarray(state["seconds"], np.float32).tobytes())
-        self._between = float(state["between"])
-        self._data_wait = float(state["data_wait"])
-        self._waited_seconds = float(state["waited_seconds"])
+        """Go on from what was measured before.
+
+        Raises:
+            ValueError: it is no such state. Nothing has changed then.
+        """
+        names = ("warmup_steps", "steps", "seconds", "between", "data_wait", "waited_seconds")
+        kept = Fields(state, *names)
+        steps, seconds = kept.array("steps", "int32"), kept.array("seconds", "float32")
+        if len(steps) != len(seconds):
+            raise ValueError(f"{len(seconds)} times of {len(steps)} calls")
+        between, waits = kept.seconds("between"), [kept.seconds(name) for name in names[-2:]]
+        self.warmup_steps = kept.whole("warmup_steps")
+        self._steps, self._seconds = array("i", steps.tobytes()), array("f", seconds.tobytes())
+        self._between = between
+        self._data_wait, self._waited_seconds = waits
 
     def warm_up_again(self, step: int) -> None:
         """Leave out the first steps after `step`, too: they are a new process's."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 import subprocess
@@ -357,23 +358,13 @@ class TestWithoutPrivileges:
     """The same where no file system can be mounted."""
 
     @pytest.mark.parametrize("size", [20_000, pytest.param(36_000, marks=pytest.mark.slow)])
-    def test_files_that_may_not_grow(self, tmp_path, mpt, undisturbed, size):
+    def test_files_that_may_not_grow(self, disturbed, mpt, tmp_path, undisturbed, size):
         """As with a quota: a checkpoint does not fit, or model.keras alone does not."""
-        done = subprocess.run(
-            [sys.executable, "-m", "mpt", *WORDS, "run_dir=run", "-q"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{ROOT}:{CODE}",
-                "DISTURB": f"1 prlimit --fsize={size}: --pid $PPID",
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        done = Done(done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.err
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            done = disturbed(1, f"prlimit --fsize={size}: --pid $PPID")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert_honest(done, tmp_path / "run")
         assert "error: The model cannot be saved: File too large." in done.err
         saved = Checkpoints(tmp_path / "run").newest()
@@ -461,6 +452,7 @@ class TestReadOnly:
             assert done.code == 2
             assert "Read-only file system" in done.err
 
+    @pytest.mark.slow
     def test_another_users(self, interrupted):
         """As a user who may read everything there, and write nothing."""
         if os.getuid() != 0:
