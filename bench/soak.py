@@ -47,6 +47,7 @@ class Sample:
     Attributes:
         step: the last one that it had logged.
         rss: resident memory, bytes.
+        cpu: processor time so far, all threads, s.
         others: cores that other processes of the machine have used since the last sample.
     """
 
@@ -54,6 +55,7 @@ class Sample:
     rss: int
     handles: int
     threads: int
+    cpu: float
     others: float
 
 
@@ -82,7 +84,9 @@ class Row:
         rss, step_ms: medians, bytes and ms.
         handles, threads: the fewest: what is open for a moment only is no leak.
         rest: s that went into evaluating and saving. No bound: the disk's share is too noisy.
-        others: cores used by other processes, which slow the steps.
+        cpu_ms: processor time a step, evaluating and saving too, ms: what to look at where others
+            were at work, and the step time is theirs as well.
+        others: cores used by other processes.
     """
 
     rss: float
@@ -90,6 +94,7 @@ class Row:
     threads: int
     step_ms: float
     rest: float
+    cpu_ms: float
     others: float
 
 
@@ -157,30 +162,35 @@ def _sample(process: psutil.Process, run: Path) -> list[Sample]:
             step = interval.step
         try:
             rss = process.memory_info().rss
-            handles, threads, others = process.num_fds(), process.num_threads(), used.by_others()
+            handles, threads = process.num_fds(), process.num_threads()
+            used.look()
         except (psutil.ZombieProcess, psutil.NoSuchProcess, psutil.AccessDenied):
             break  # it has just ended
-        samples.append(Sample(step, rss, handles, threads, others))
+        samples.append(Sample(step, rss, handles, threads, used.cpu, used.others))
         time.sleep(INTERVAL)
     return samples
 
 
 class _Used:
-    """The machine's processor time, less one process's own."""
+    """Processor time: a process's own, and that of all others on the machine.
+
+    Attributes:
+        cpu: its own so far, s.
+        others: cores that others have used since the last look.
+    """
 
     def __init__(self, process: psutil.Process):
         self._process = process
-        self._last = self._now()
+        self._at = self._busy = self.cpu = self.others = 0.0
+        self.look()
 
-    def by_others(self) -> float:
-        """Cores that were in use since the last call."""
-        before, self._last = self._last, self._now()
-        return max(0.0, (self._last[1] - before[1]) / (self._last[0] - before[0]))
-
-    def _now(self) -> tuple[float, float]:
-        machine, own = psutil.cpu_times(), self._process.cpu_times()
+    def look(self) -> None:
+        at, machine, own = time.perf_counter(), psutil.cpu_times(), self._process.cpu_times()
         busy = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
-        return time.perf_counter(), busy - own.user - own.system
+        cpu = own.user + own.system
+        spent = busy - self._busy - (cpu - self.cpu)
+        self.others = max(0.0, spent / (at - self._at))
+        self._at, self._busy, self.cpu = at, busy, cpu
 
 
 def _new_lines(path: Path, start: int) -> bytes:
@@ -222,10 +232,16 @@ def rows(watched: Watched, steps: int) -> list[Row]:
                 min(sample.threads for sample in samples),
                 median(each.step_ms for each in log),
                 _rest(watched.log, first, last),
+                _cpu_ms(samples),
                 fmean(sample.others for sample in samples),
             )
         )
     return table
+
+
+def _cpu_ms(samples: list[Sample]) -> float:
+    first, last = samples[0], samples[-1]
+    return 1e3 * (last.cpu - first.cpu) / max(1, last.step - first.step)
 
 
 def _rest(log: list[Interval], first: int, last: int) -> float:
@@ -255,12 +271,12 @@ def bounds(table: Sequence[Row]) -> list[Bound]:
 
 def text(table: Sequence[Row]) -> str:
     """The tenths as a table."""
-    heads = ("memory MiB", "handles", "threads", "step ms", "rest s", "others")
+    heads = ("memory MiB", "handles", "threads", "step ms", "rest s", "cpu ms", "others")
     lines = ["tenth" + "".join(f"{head:>12}" for head in heads)]
     for number, row in enumerate(table, 1):
         lines.append(
             f"{number:>5}{row.rss / 2**20:>12.1f}{row.handles:>12}{row.threads:>12}"
-            f"{row.step_ms:>12.3f}{row.rest:>12.2f}{row.others:>12.2f}"
+            f"{row.step_ms:>12.3f}{row.rest:>12.2f}{row.cpu_ms:>12.3f}{row.others:>12.2f}"
         )
     return "\n".join(lines)
 

@@ -30,7 +30,7 @@ with open(run + "/metrics.jsonl", "w") as metrics:
             more[1].close()
         time.sleep(0.015)
 """
-FLAT = [Row(rss=8e8, handles=10, threads=35, step_ms=3.0, rest=1.0, others=0.1)] * 10
+FLAT = [Row(rss=8e8, handles=10, threads=35, step_ms=3.0, rest=1.0, cpu_ms=4.0, others=0.1)] * 10
 BOUNDS = ["memory", "file handles", "threads", "step time"]
 
 
