@@ -1,8 +1,6 @@
 """`python -m mpt` is the command `mpt`."""
 
-import sys
-
-from mpt.cli import main
+from mpt.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -1,6 +1,8 @@
 """A run's training, put together from its parts."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import tensorflow as tf
 
@@ -77,17 +79,17 @@ class Assembly:
             record=recorder.record,
             learning_rate=partial(_learning_rate, prepared),
             diagnose=watch.check,
-            batches_from=lambda batch: iterate(prepared.data.at(batch), prepared.strategy),
+            batches_from=partial(_batches_from, session),
             interrupted=session.interrupted,
             checkpoints=_checkpointing(session) if session.whole else None,
             parts={
                 "watch": watch,
                 "run": self._sessions,
-                "recorder": recorder,
                 "folder": FolderState(
                     *(session.folder, session.resumed, prepared.config, session.composed),
                     begun=partial(session.console.attach, session.folder.log),
                 ),
+                "recorder": recorder,
             },
             max_rollbacks=trainer.max_rollbacks if trainer.on_divergence == "rollback" else 0,
             tell=session.tell,
@@ -124,6 +126,31 @@ def _watch(session: Session) -> Watch:
     prepared = session.prepared
     overrides = prepared.config.precision.overrides
     return Watch(session.execution.capture, prepared.model, overrides, tell)
+
+
+def _batches_from(
+    session: Session, batch: int, read: Callable[[int | None], None]
+) -> Iterator[Any]:
+    """An iterator over the training data from a batch on, counted from 0.
+
+    Data from a user's function are read again up to there.
+
+    Args:
+        read: told of each batch that is read again, before it is, and of None after them; a signal
+            ends it.
+    """
+    data, strategy = session.prepared.data, session.prepared.strategy
+    if batch == 0 or data.jump is not None:
+        return iterate(data.at(batch), strategy)
+    session.console.note(f"The data is read again, up to batch {batch}.")
+    iterator = iterate(data.train, strategy)
+    for number in range(1, batch + 1):
+        if session.interrupted:
+            break
+        read(number)
+        next(iterator)
+    read(None)
+    return iterator
 
 
 def _checkpointing(session: Session) -> Checkpointing:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
@@ -41,7 +40,6 @@ class Checkpointing:
         self.store = store
         self.every = every
         self.keep_best = keep_best
-        self.seconds = 0.0
         self._minutes = minutes
         self._tell = tell
         self._saved_at = time.monotonic()
@@ -56,12 +54,11 @@ class Checkpointing:
 
     def save(
         self, step: int, parts: Mapping[str, Part], *, healthy: bool, best: bool = False
-    ) -> Path | None:
-        """Write the checkpoint of `step`; None where that failed, which is told."""
-        start = time.monotonic()
+    ) -> None:
+        """Write the checkpoint of `step`. What fails is told."""
         state = {name: part.state() for name, part in parts.items()}
         try:
-            path = self.store.save(step, state, healthy=healthy, best=best)
+            self.store.save(step, state, healthy=healthy, best=best)
         except OSError as error:
             last = list(self.store.steps())[-1:]
             kept = f"the last one is that of step {last[0]}" if last else "there is none"
@@ -69,11 +66,8 @@ class Checkpointing:
                 f"The checkpoint of step {step} cannot be written: {error.strerror}. "
                 f"The run goes on; {kept}."
             )
-            path = None
         # A disk that is full is not tried again before the next one is due.
         self._saved_at = time.monotonic()
-        self.seconds += self._saved_at - start
-        return path
 
     def last_healthy(self) -> Found | None:
         """The newest checkpoint that the run can go back to."""

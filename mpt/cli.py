@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from mpt import __version__, errors
 from mpt.commands import Options
 from mpt.errors import ConfigurationError
+from mpt.leaving import leave
 from mpt.printable import printable
 
 COMMANDS = {
@@ -25,6 +26,11 @@ COMMANDS = {
     "board": "TensorBoard over runs and sweeps, on a free port",
 }
 UNCONFIGURED = ("compare", "show", "board")  # they take paths, and no configuration
+
+
+def command() -> NoReturn:
+    """The program `mpt`: `main`, and the end of the process."""
+    leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,8 @@ import psutil
 from mpt import errors
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
+from mpt.interrupts import ASKING
+from mpt.leaving import leave
 from mpt.printable import printable
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -266,15 +268,17 @@ def at_work(run_dir: str | Path) -> bool:
 
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM interrupt as SIGINT does, where signals can be handled: in the main thread."""
+    """Let what asks a run to end interrupt as SIGINT does; only a main thread has signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    others = [number for number in ASKING if number != signal.SIGINT]
+    previous = {number: signal.signal(number, _interrupt) for number in others}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -349,4 +353,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from mpt.errors import LauncherError
+from mpt.interrupts import ASKING
 
 Plan = Callable[[Any, Any, Sequence[Sequence[str]], int], None]
 """Given Hydra's configuration, its loader, the jobs' overrides and the first one's number."""
@@ -226,7 +227,7 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    previous = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {each: signal.signal(each, handle) for each in ASKING}
     try:
         yield interrupts
     finally:

@@ -65,7 +65,7 @@ def write(
         oom_suspected: the kernel killed a process for want of memory while the run was going on.
         message: what is known of the cause besides.
     """
-    if exit_code in (errors.OK, errors.INVALID) or (folder / REPORT).exists():
+    if exit_code in (errors.OK, errors.INVALID) or _was_written(folder / REPORT, started):
         return
     folder.mkdir(parents=True, exist_ok=True)
     content = RunReport(
@@ -93,6 +93,13 @@ def write(
     if (folder / TENSORBOARD).is_dir():
         with suppress(OSError):  # a full disk, say: the report is there
             _end_session(folder, content)
+
+
+def _was_written(file: Path, since: float) -> bool:
+    """Whether the process that has ended wrote its report: an older one tells of an earlier end."""
+    with suppress(OSError):
+        return file.stat().st_mtime >= since
+    return False
 
 
 def _end_session(folder: Path, content: RunReport) -> None:

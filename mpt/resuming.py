@@ -24,7 +24,7 @@ from mpt.state_fields import Fields, whole
 FREE = (
     *("name", "run_dir", "resume", "recipe", "published", "init_from"),
     *("trainer.steps", "trainer.epochs", "trainer.stop", "trainer.early_stopping"),
-    *("trainer.on_divergence", "trainer.max_rollbacks", "trainer.warmup_steps"),
+    *("trainer.on_divergence", "trainer.max_rollbacks"),
     *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep"),
     *("trainer.keep_best", "trainer.smoke_checks", "dataset.stall_seconds", "telemetry.peak"),
     *("device.memory_growth", "device.memory_limit_mb", "device.accelerator"),
@@ -134,11 +134,14 @@ class FolderState:
         return {"limits": self._limits}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take away the report of how the run ended before, and put later checkpoints aside."""
+        """Put later checkpoints aside, and take away the report of how the run ended before.
+
+        In this order: whatever a kill leaves of it, the run goes on from the same checkpoint.
+        """
         if self._resumed is None:
             return
-        (self._folder.path / REPORT).unlink(missing_ok=True)
         Checkpoints(self._folder.path).go_on_from(self._resumed.found)
+        (self._folder.path / REPORT).unlink(missing_ok=True)
         self._folder.write_hydra(**self._composed)
         self._resumed = None  # a rollback is not a resumption
         self._begun()
@@ -150,6 +153,32 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
     Raises:
         ConfigurationError: the run there is another one, or nothing of it can be used.
     """
+    different = _allowed_differences(run_dir, config)
+    if different is None:
+        return None
+    end = _end(run_dir)
+    if end is not None and not any(_is_one_of(key, FURTHER) for key in different):
+        return end
+    found = _checkpoint(run_dir, healthy=end is not None and end.exit_code != 0)
+    if found.found is not None:
+        _go_further(found.found.state, config)
+    return found
+
+
+def ended(run_dir: Path, config: TrainConfig) -> Ended | None:
+    """How the run in `run_dir` ended, where it did; as `find`, but no checkpoint is read.
+
+    Raises:
+        ConfigurationError: the run there is another one.
+    """
+    different = _allowed_differences(run_dir, config)
+    if different is None or any(_is_one_of(key, FURTHER) for key in different):
+        return None
+    return _end(run_dir)
+
+
+def _allowed_differences(run_dir: Path, config: TrainConfig) -> list[str] | None:
+    """Keys with another value than the run in `run_dir` had; None where there is no run."""
     earlier = _configuration(run_dir)
     if earlier is None:
         return None
@@ -163,13 +192,7 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
             remedy="give it the same configuration, or name another folder; a new run can start "
             "from its weights by init_from",
         )
-    ended = _end(run_dir)
-    if ended is not None and not any(_is_one_of(key, FURTHER) for key in different):
-        return ended
-    found = _checkpoint(run_dir, healthy=ended is not None and ended.exit_code != 0)
-    if found.found is not None:
-        _go_further(found.found.state, config)
-    return found
+    return different
 
 
 def batch_size(run_dir: Path) -> int | None:

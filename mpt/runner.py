@@ -143,10 +143,12 @@ def _train(session: Session, presence: Presence) -> None:
 
     def stalled(waited: float) -> None:
         awaited = training.awaited() or ("training", 0)
-        assembly.describe()
-        ending.report_stall(session, awaited, waited)
-        ending.conclude(session, presence)
-        os._exit(session.result.exit_code)  # the main thread is inside TensorFlow, out of reach
+        try:
+            assembly.describe()
+            ending.report_stall(session, awaited, waited)
+            ending.conclude(session, presence)
+        finally:  # the main thread is inside TensorFlow, out of reach
+            os._exit(session.result.exit_code or errors.FAILED)
 
     if resumed is not None and resumed.found is not None:
         session.result.training.resumed_from_step = resumed.found.step

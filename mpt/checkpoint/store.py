@@ -62,8 +62,6 @@ class Checkpoints:
         """
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{step:08d}.ckpt"
-        if path.exists() and not best:
-            best = bool(self._about(path).get("best"))
         write(path, state, {"step": step, "healthy": healthy, "best": best})
         self._prune()
         return path
@@ -125,7 +123,8 @@ class Checkpoints:
         """Delete the checkpoints of later steps: the run has gone back before them."""
         for later, path in self.steps().items():
             if later > step:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # they are deleted again once newer ones are written
+                    path.unlink(missing_ok=True)
 
     def go_on_from(self, found: Found | None) -> None:
         """Put what is later out of the way: broken files aside, and those of an abandoned path."""

@@ -249,6 +249,8 @@ def _make_room(folder: Path, job: Job, index: int) -> None:
         found = resuming.find(run_dir, to_config(job.config))
     except ConfigurationError:  # its configuration was another one, or its checkpoints are broken
         found = None
+    if isinstance(found, resuming.Ended):  # and was not noted: its process was killed just then
+        return
     if isinstance(found, resuming.Resumption) and found.found is not None:
         return
     aside = folder / JOBS / "replaced" / f"{index}-{time.time_ns()}"

@@ -120,8 +120,8 @@ def _single(config: Any, task: SweepTask) -> int:
 
 def _run(job: Job) -> int:
     """Train, in this process unless its memory is limited."""
-    ended = resuming.find(Path(job.run_dir), to_config(job.config))
-    if isinstance(ended, resuming.Ended):  # told here, for TensorFlow takes seconds to load
+    ended = resuming.ended(Path(job.run_dir), to_config(job.config))
+    if ended is not None:  # told here, for TensorFlow takes seconds to load
         from mpt.console import Console  # not above: the help need not wait for it
 
         Console(job.verbosity).nothing_left(ended.message, Path(job.run_dir))

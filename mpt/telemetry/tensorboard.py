@@ -92,7 +92,12 @@ class Board:
                 drops it.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"{PREFIX}{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        # Readers take the files in the order of their names; a clock may have been put back.
+        stamps = [
+            path.name[len(PREFIX) :].split(".")[0] for path in self._folder.glob(f"{PREFIX}*")
+        ]
+        last = max((int(stamp) for stamp in stamps if stamp.isdecimal()), default=0)
+        name = f"{PREFIX}{max(time.time_ns(), last + 1)}.{socket.gethostname()}.{os.getpid()}"
         self.path = self._folder / name
         self._file = self._growing(self.path)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,3 +146,53 @@ def test_a_killed_sweep_leaves_no_orphan(tmp_path, launcher):
         each.kill()
     process.communicate()
     assert alive == [], "they outlive the sweep"
+
+
+# Trains until a signal asks it to end.
+ASKED = """
+import sys, time, types
+runner = types.ModuleType("mpt.runner")
+def run(config, run_dir, *, command, composed, **_):
+    from mpt.interrupts import Interrupts
+    from mpt.run_folder import RunFolder
+    with RunFolder.create(run_dir) as folder, Interrupts() as asked:
+        folder.write_hydra(**composed)
+        for _ in range(200):
+            if asked:
+                return 75
+            time.sleep(0.05)
+    return 0
+runner.run = run
+sys.modules["mpt.runner"] = runner
+sys.modules["tensorflow"] = types.ModuleType("tensorflow")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_batch_systems_signal_reaches_a_run_in_a_child(tmp_path, number):
+    """A limit of memory puts the run into a process of its own."""
+    words = ("trainer=smoke", "device.memory_limit_mb=4000", f"run_dir={tmp_path / 'r'}")
+    process = start(tmp_path, *words, child=ASKED)
+    end = time.monotonic() + 60
+    while not (tmp_path / "r" / ".hydra" / "config.yaml").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, out
+
+
+def test_a_run_that_ended_unnoted_is_not_run_again(tmp_path):
+    """The sweep's process was killed between the run's report and its own note of it."""
+    words = ["-m", "trainer=smoke", "seed=0,1"]
+    sweep = tmp_path / "s"
+    first = start(tmp_path, *words, f"hydra.sweep.dir={sweep}")
+    out, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, out
+    note = sweep / ".jobs" / "0.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"status": "running"}))
+    before = (sweep / "0" / "report.json").read_bytes()
+    shutil.rmtree(tmp_path / "site")
+    start(tmp_path, *words, f"resume={sweep}").communicate(timeout=120)
+    assert (sweep / "0" / "report.json").read_bytes() == before
+    assert not (sweep / ".jobs" / "replaced").exists()

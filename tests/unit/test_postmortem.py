@@ -1,6 +1,7 @@
 """The report of a run that could not write its own."""
 
 import json
+import os
 import signal
 
 import jsonschema
@@ -99,3 +100,14 @@ def test_what_is_known_of_the_cause_is_said(tmp_path, compose):
     )
     found = report.read(folder)
     assert (found.status, found.reason.message) == ("oom", "Not even a batch of 1.")
+
+
+def test_the_report_of_an_earlier_process_is_no_report_of_this_one(tmp_path, compose):
+    """A run that went on was killed before it took away the report of its interruption."""
+    earlier = tmp_path / "report.json"
+    earlier.write_text("{}")
+    os.utime(earlier, (1.6e9, 1.6e9))
+    postmortem.write(tmp_path, compose(), command=[], exit_code=-9, started=1.7e9)
+    assert report.read(tmp_path).status == "killed"
+    postmortem.write(tmp_path, compose(), command=[], exit_code=3, started=1.7e9)
+    assert report.read(tmp_path).status == "killed", "that one is this process's"

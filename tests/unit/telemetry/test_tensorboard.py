@@ -139,3 +139,10 @@ def test_writing_does_not_import(module, tmp_path):
         f"sys.exit({module!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 0
+
+
+def test_a_file_comes_after_those_that_are_there_whatever_the_clock_says(tmp_path):
+    later = tmp_path / f"events.out.tfevents.{2**62}.host.1"
+    later.touch()
+    with Board(tmp_path) as board:
+        assert sorted([board.path, later]) == [later, board.path]
