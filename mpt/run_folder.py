@@ -20,6 +20,7 @@ import json
 import os
 import stat
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -46,6 +47,9 @@ LARGEST_METRICS = 2**29
 """Bytes of metrics.jsonl that are read: about half a million rows."""
 
 
+_open: "weakref.WeakSet[RunFolder]" = weakref.WeakSet()
+
+
 class FolderGone(Exception):
     """The run's folder was moved, removed or replaced while the run was at work."""
 
@@ -64,6 +68,7 @@ class RunFolder:
         self._growing: dict[str, AppendFile] = {}
         self._lock: IO[bytes] | None = None
         self._identity: tuple[int, int] | None = None
+        _open.add(self)
 
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
@@ -230,6 +235,12 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    def _leave_in_child(self) -> None:
+        """Have no part in the lock, which a forked worker would hold beyond the end of its run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def __enter__(self) -> "RunFolder":
         return self
 
@@ -258,6 +269,14 @@ class RunFolder:
     def _say(self, text: str) -> None:
         if self.tell is not None:
             self.tell(text)
+
+
+def _after_fork_in_child() -> None:
+    for folder in list(_open):
+        folder._leave_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
