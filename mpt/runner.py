@@ -97,6 +97,8 @@ def run(
             folder = stack.enter_context(RunFolder.create(run_dir))
         with writing(folder.path):
             new = resumed is None or resumed.begin_anew(folder)
+            if new:  # first: it makes of the folder a run's, to be begun anew after a kill
+                folder.write_hydra(**composed)
             board = stack.enter_context(opened_board(prepared, result, folder, composed, new=new))
             session = Session(
                 *(prepared, execution, result, folder, board, console, clock, composed, resumed),
@@ -106,7 +108,6 @@ def run(
             folder.tell = session.tell
             if new:  # else nothing is written before the checkpoint is known to fit
                 console.attach(folder.log)
-                folder.write_hydra(**composed)
                 folder.write_json("precision.json", report.encode(result.precision))
         with ending.failures_reported(session):
             _train(session, presence)
