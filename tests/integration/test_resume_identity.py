@@ -280,6 +280,25 @@ def test_a_run_that_was_done_but_did_not_come_to_say_so(tmp_path, dies, death, b
 
 
 @pytest.mark.slow
+def test_a_run_that_had_only_begun_to_say_what_it_is(tmp_path, monkeypatch):
+    own = (*DIGITS, "precision=float32", "trainer.steps=9")
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    assert train(main, unbroken, *own) == 0
+    with monkeypatch.context() as patched:
+
+        def die_after(board, *_):
+            board.flush()
+            raise Death
+
+        patched.setattr("mpt.session.hparams.begin", die_after)
+        with pytest.raises(Death):
+            train(main, resumed, *own)
+    assert list(resumed.glob("tensorboard/*")), "there is nothing to be told twice"
+    assert train(main, resumed, *own) == 0
+    assert_identical(unbroken, resumed)
+
+
+@pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path, dies):
     own = (*DIGITS, "trainer.early_stopping.min_delta=1", "precision=float32")
     patient = [*own, "trainer.early_stopping.patience=3"]

@@ -35,6 +35,34 @@ class InTheStep(keras.layers.Layer):
             time.sleep(0.3)  # a step that takes its time: who waits for the next one shows
 
 
+class Slow(keras.layers.Layer):
+    """Takes its time from a training step, or an evaluation's batch, on; a file says that it does.
+
+    Args:
+        training, evaluation: (first, seconds): batches from number `first`, from 1, take `seconds`.
+        file: is written when such a batch is at work: the word training or evaluation.
+    """
+
+    def __init__(self, training=None, evaluation=None, file="slow.txt", **kwargs):
+        super().__init__(**kwargs)
+        self.limits = {"training": training, "evaluation": evaluation}
+        self.seen = {"training": 0, "evaluation": 0}
+        self.file = Path(file)
+
+    def call(self, inputs, training=False):
+        part = "training" if training else "evaluation"
+        if self.limits[part]:
+            tf.numpy_function(lambda: self._sleep(part), [], [])
+        return inputs
+
+    def _sleep(self, part):
+        first, seconds = self.limits[part]
+        self.seen[part] += 1
+        if self.seen[part] >= first:
+            self.file.write_text(part)
+            time.sleep(seconds)
+
+
 class Signals(keras.callbacks.Callback):
     """Sends this process a signal in the hooks, and at the steps, that a JSON file names, once.
 
@@ -81,11 +109,12 @@ class Signals(keras.callbacks.Callback):
         self._send("train_end")
 
 
-def model(shape, classes=CLASSES, signals=None, shift=True):
+def model(shape, classes=CLASSES, signals=None, slow=None, shift=True):
     """Random layers, moving statistics and dropout; every layer named.
 
     Args:
         signals: the file of `InTheStep`.
+        slow: arguments of `Slow`.
         shift: translate images, which XLA cannot.
     """
     layers = keras.layers
@@ -93,6 +122,7 @@ def model(shape, classes=CLASSES, signals=None, shift=True):
         [
             keras.Input(shape),
             *([InTheStep(signals, name="signals")] if signals else []),
+            *([Slow(**slow, name="slow")] if slow else []),
             layers.RandomFlip(name="flip"),
             *([layers.RandomTranslation(0.1, 0.1, name="shift")] if shift else []),
             layers.Conv2D(4, 3, strides=2, use_bias=False, name="conv"),
