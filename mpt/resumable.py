@@ -5,6 +5,8 @@ state does not fit.
 """
 
 import random
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,7 +15,7 @@ import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator
 
 from mpt.state_fields import number, whole
-from mpt.variables import changed_by_a_step, parts
+from mpt.variables import changed_by_a_step, parts, path
 
 State = dict[str, Any]
 
@@ -35,28 +37,49 @@ class Variables:
     def state(self) -> State:
         variables = changed_by_a_step(self._model)
         return {
-            "paths": [variable.path for variable in variables],
+            "paths": [path(variable) for variable in variables],
             "values": [
                 np.asarray(self._raw.get(id(part), part.numpy())) for part in parts(variables)
             ],
         }
 
     def restore(self, state: State) -> None:
+        """Give each variable its value.
+
+        Raises:
+            ValueError: the state is of other variables. Nothing has changed then.
+        """
         variables = changed_by_a_step(self._model)
         found = parts(variables)
         values = state["values"]
         if len(values) != len(found):
             raise ValueError(f"it has {len(values)} variables, the run has {len(found)}")
+        _refuse_swapped([path(variable) for variable in variables], state["paths"])
         for part, value in zip(found, values, strict=True):
-            dtype = part.dtype.as_numpy_dtype
-            if tuple(value.shape) != tuple(part.shape) or value.dtype != np.dtype(dtype):
+            dtype = np.dtype(part.dtype.as_numpy_dtype)
+            if not part.shape.is_compatible_with(value.shape) or value.dtype != dtype:
                 raise ValueError(
-                    f"{part.name} is {np.dtype(dtype).name} {tuple(part.shape)}, "
+                    f"{part.name} is {dtype.name} {part.shape}, "
                     f"in it {value.dtype.name} {value.shape}"
                 )
         for part, value in zip(found, values, strict=True):
             part.assign(value)
         self._raw = {}
+
+
+def _refuse_swapped(own: Sequence[str], kept: Sequence[str]) -> None:
+    """Refuse the same variables in another order, where shapes alone might let them pass.
+
+    Names may differ, and Keras counts those of layers up within a process (`dense`, `dense_1`),
+    so only the same names in other places are told from that.
+
+    Raises:
+        ValueError: a variable is in another's place.
+    """
+    mine, theirs = ([re.sub(r"_\d+(?=[_/:]|$)", "", name) for name in each] for each in (own, kept))
+    if mine != theirs and sorted(mine) == sorted(theirs):
+        place = next(i for i, name in enumerate(mine) if name != theirs[i])
+        raise ValueError(f"in it {kept[place]} is in the place of {own[place]}")
 
 
 class RandomNumbers:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mpt.checkpoint import read, write
 from mpt.resumable import RandomNumbers, Variables
+from mpt.variables import changed_by_a_step, parts
 
 
 @pytest.fixture
@@ -135,3 +136,119 @@ class TestVariables:
         # From now on they are what they are.
         model.trainable_variables[0].assign(averaged[0])
         np.testing.assert_array_equal(variables.state()["values"][0], averaged[0])
+
+    def test_what_a_users_model_holds_besides_keras_lists_goes_on_too(self, stored):
+        unbroken, before, now = Adversaries.ready(), Adversaries.ready(), Adversaries.ready()
+        for model, steps in ((unbroken, 4), (before, 2), (now, 1)):
+            self.train(model, steps)
+        assert now.everything() != before.everything()
+        Variables(now).restore(stored(Variables(before).state()))
+        assert now.everything() == before.everything()
+        self.train(now, 2)
+        assert now.everything() == unbroken.everything()
+
+    def test_a_further_optimizer_that_the_first_trace_builds_is_in_it(self, stored):
+        now, before = Adversaries.ready(), Adversaries.ready()
+        self.train(before, 1)
+        batch = (tf.zeros((8, 4)), tf.zeros((8, 2)))
+        tf.function(now.train_step).get_concrete_function(batch)  # as a run does before it resumes
+        Variables(now).restore(stored(Variables(before).state()))
+        assert now.everything() == before.everything()
+
+    def test_each_value_is_in_it_once(self):
+        model = Adversaries.ready()
+        self.train(model, 1)
+        model.again = model.inner.momentum
+        model.bare = model.dense.kernel.value
+        found = [id(part) for part in parts(changed_by_a_step(model))]
+        assert len(found) == len(set(found))
+
+    def test_what_holds_no_numbers_is_not_in_it(self, stored):
+        model = Adversaries.ready()
+        self.train(model, 1)
+        model.words = tf.Variable(["a", "b"])
+        stored(Variables(model).state())
+
+    @pytest.mark.parametrize("names", [("left", "right"), ("left_2", "right_7")])
+    def test_two_variables_of_one_shape_that_changed_places_are_refused(self, stored, names):
+        def built(*names):
+            layers = [keras.layers.Dense(4, name=name) for name in names]
+            model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)])
+            model.compile(keras.optimizers.Adam(), "mse", run_eagerly=True)
+            self.train(model, 1)
+            return model
+
+        now = built(*names)
+        swapped = stored(Variables(built(*reversed(names))).state())
+        before = self.everything(now)
+        with pytest.raises(ValueError, match="left"):
+            Variables(now).restore(swapped)
+        assert self.everything(now) == before
+        Variables(now).restore(stored(Variables(built(*names)).state()))
+        # Renamed is not swapped.
+        Variables(now).restore(stored(Variables(built("one", "two")).state()))
+
+    def test_names_that_keras_counts_up_are_no_others(self, stored):
+        def built():
+            layers = [keras.layers.Dense(4), keras.layers.Dropout(0.5), keras.layers.Dense(4)]
+            model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)])
+            model.compile(keras.optimizers.Adam(), "mse", run_eagerly=True)
+            self.train(model, 1)
+            return model
+
+        first, second = built(), built()
+        state = stored(Variables(first).state())
+        assert state["paths"] != Variables(second).state()["paths"]
+        Variables(second).restore(state)
+
+
+class Counting(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.momentum = tf.Variable(0.0, trainable=False)
+        self.tables = {"seen": tf.Variable(0, dtype=tf.int64, trainable=False)}
+
+    def call(self, inputs):
+        self.momentum.assign(0.9 * self.momentum + tf.reduce_mean(inputs))
+        self.tables["seen"].assign_add(1)
+        return inputs + tf.cast(self.momentum, inputs.dtype)
+
+
+class Adversaries(keras.Model):
+    """A step with two optimizers, noise of TensorFlow's and counters that Keras does not list."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Counting()
+        self.dense = keras.layers.Dense(2)
+        self.noise = tf.random.Generator.from_seed(3)
+        self.second = keras.optimizers.Adam(0.05)
+        self.more = [keras.optimizers.SGD(0.01, momentum=0.9)]
+
+    @classmethod
+    def ready(cls):
+        keras.utils.set_random_seed(1)
+        model = cls()
+        model(tf.zeros((1, 4)))
+        model.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=True)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def call(self, inputs):
+        return self.dense(self.inner(inputs))
+
+    def train_step(self, data):
+        x, y = data[:2]
+        for optimizer in (self.optimizer, self.second, *self.more):
+            with tf.GradientTape() as tape:
+                noisy = x + self.noise.normal(tf.shape(x))
+                loss = tf.reduce_mean((self(noisy, training=True) - y) ** 2)
+            weights = self.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+    def everything(self):
+        kept = [self.inner.momentum, self.inner.tables["seen"], self.noise.state]
+        slots = [v for o in (self.optimizer, self.second, *self.more) for v in o.variables]
+        slots += self.weights
+        return [v.numpy().tobytes() for v in kept] + [v.value.numpy().tobytes() for v in slots]
