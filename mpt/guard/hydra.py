@@ -165,8 +165,10 @@ def check(config: Any, typed: Sequence[str], allow: tuple[str, ...]) -> None:
     rules.check_variables(raw["job"]["env_set"], "hydra.job.env_set")
     if raw["output_subdir"] is not None:
         rules.check_inside(raw["output_subdir"], "hydra.output_subdir")
-    subdir = _subdir(config)
-    if subdir is not None:
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        if (path := _text(config, key)) is not None:
+            rules.check_path(path, key)
+    if (subdir := _subdir(config)) is not None:
         rules.check_inside(subdir, "hydra.sweep.subdir")
     if raw["job"]["chdir"] not in (None, False):
         raise ConfigurationError(
@@ -195,19 +197,27 @@ def _resolved(node: Any) -> Any:
 def _subdir(config: Any) -> str | None:
     """Where a sweep's first job would lie; None where that cannot be told."""
     from omegaconf import OmegaConf, open_dict
-    from omegaconf.errors import OmegaConfBaseException
 
     job, before = config.hydra.job, OmegaConf.to_container(config.hydra.job, resolve=False)
     assert isinstance(before, dict)
     try:
         with open_dict(job):
             job.num, job.id = 0, "0"
-        return str(OmegaConf.select(config, "hydra.sweep.subdir"))
-    except OmegaConfBaseException:
-        return None
+        return _text(config, "hydra.sweep.subdir")
     finally:
         with open_dict(job):
             job.num, job.id = before["num"], before["id"]
+
+
+def _text(config: Any, key: str) -> str | None:
+    """The text that `key` comes to; None where that cannot be told yet."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return str(OmegaConf.select(config, key))
+    except OmegaConfBaseException:
+        return None
 
 
 def _variable(key: str, default: Any = _NO_DEFAULT) -> str | None:

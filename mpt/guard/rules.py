@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -157,6 +158,16 @@ def check_inside(value: Any, where: str) -> None:
             where=where,
             remedy="name a folder below it; run_dir and hydra.sweep.dir may be anywhere",
         )
+
+
+def check_path(value: Any, where: str) -> None:
+    """Refuse a path that no file system takes."""
+    try:
+        possible = b"\0" not in os.fsencode(str(value))
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ConfigurationError(f"{str(value)!r} is no path", where=where)
 
 
 def check_choices(choices: Mapping[Any, Any]) -> None:

@@ -8,6 +8,7 @@ exit code 2 and one block on stderr. Nothing is left behind.
 
 import contextlib
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -424,6 +425,20 @@ FOLDERS = [
     model("a NUL in a name", '_target_: mpt.models.cnn.build\nname: "a\\0b"\n', "model.name"),
     model("lines in a name", '_target_: mpt.models.cnn.build\nname: "a\\nb"\n', "model.name"),
     model("colours in a name", '_target_: mpt.models.cnn.build\nname: "a\\e[31m"\n', "model.name"),
+    configured(
+        "a NUL in a folder",
+        "bad.yaml",
+        'defaults: [train, _self_]\nrun_dir: "x\\0y"\n',
+        "--config-name bad",
+        "hydra.run.dir",
+    ),
+    configured(
+        "half a character in a folder",
+        "bad.yaml",
+        'defaults: [train, _self_]\nhydra: {sweep: {dir: "x\\ud800y"}}\n',
+        "--config-name bad -m seed=0",
+        "hydra.sweep.dir",
+    ),
     attack("a sweep's job that climbs", "-m seed=0 hydra.sweep.subdir=../x", "hydra.sweep.subdir"),
     attack("a job elsewhere", "-m seed=0 hydra.sweep.subdir=@/x", "hydra.sweep.subdir"),
     attack(
@@ -956,8 +971,18 @@ def assert_nothing_happened(scene: Path, before: dict[str, bytes | int], result)
         assert after.get(name) == content or name.startswith(ours), name
 
 
+def skip_without_launcher(words: str) -> None:
+    """Skip where Hydra's plugin for a launcher in `words` is not installed: it is an extra."""
+    for name in ("joblib", "ray", "submitit"):
+        plugin = f"hydra_plugins.hydra_{name}_launcher"
+        wanted = re.search(rf"(launcher=|defaults: \[){name}", words)
+        if wanted and importlib.util.find_spec(plugin) is None:
+            pytest.skip(f"{plugin} is not installed")
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_and_leaves_nothing(mpt, scene, kept, monkeypatch, attack):
+    skip_without_launcher(f"{attack.words} {attack.files}")
     for name, text in attack.files.items():
         (scene / name).parent.mkdir(parents=True, exist_ok=True)
         (scene / name).write_text(text)
@@ -1095,6 +1120,23 @@ def test_logging_as_hydra_has_it_and_as_the_user_admits_it(scene, words, canary)
     assert done.returncode == 0, done.stderr
     assert (scene / "CANARY").exists() is canary
     assert bool(list((scene / "run").glob("*.log"))) is ("job_logging=default" in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--allow hydra.launcher hydra/launcher=submitit_slurm hydra.launcher.setup=[a]", "- a"),
+        ("hydra/launcher=submitit_slurm hydra.launcher.name=a", "name: a"),
+        ("hydra/launcher=ray hydra.launcher.ray.init.address=head:6379", "address: head:6379"),
+        ("hydra/launcher=ray +hydra.launcher.ray.remote.num_gpus=1", "num_gpus: 1"),
+        ("hydra/launcher=joblib hydra.launcher.n_jobs=2", "n_jobs: 2"),
+    ],
+)
+def test_launchers_take_what_their_pages_say(mpt, words, shown):
+    skip_without_launcher(words)
+    result = mpt("train", *words.split(), "--cfg", "hydra", "-p", "hydra.launcher")
+    assert result.code == 0, result.err
+    assert shown in result.out
 
 
 def test_what_looks_like_an_interpolation_stays_a_text(mpt, runs, scene):
