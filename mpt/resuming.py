@@ -221,6 +221,15 @@ def configuration(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def overrides(run_dir: Path) -> list[str]:
+    """What the run in `run_dir` was asked for; empty where that cannot be read."""
+    try:
+        found = yaml_files.plain(run_dir / HYDRA / "overrides.yaml")
+    except ConfigurationError:
+        return []
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
 def _configuration(run_dir: Path) -> dict[str, Any] | None:
     from omegaconf import OmegaConf
 

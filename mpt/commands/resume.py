@@ -82,7 +82,10 @@ def of_run(
         config={str(key): value for key, value in plain.items()},
         run_dir=str(folder.resolve()),
         command=command,
-        composed={"config": OmegaConf.to_yaml(OmegaConf.create(plain))},
+        composed={
+            "config": OmegaConf.to_yaml(OmegaConf.create(plain)),
+            "overrides": OmegaConf.to_yaml([*resuming.overrides(folder), *overrides]),
+        },
         verbosity=options.verbosity,
         allow=options.allow,
         debug=options.debug,
