@@ -134,6 +134,9 @@ class FolderState:
         return {"limits": self._limits}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Nothing: what the run may go to is what it is told now."""
+
+    def apply(self) -> None:
         """Put later checkpoints aside, and take away the report of how the run ended before.
 
         In this order: whatever a kill leaves of it, the run goes on from the same checkpoint.
@@ -214,7 +217,8 @@ def configuration(run_dir: Path) -> dict[str, Any]:
     found = _configuration(run_dir)
     if found is None:
         raise ConfigurationError(
-            "There is no run to resume: no .hydra/config.yaml in this folder.",
+            "There is nothing to resume in this folder: no .hydra/config.yaml, as a run has, and "
+            "no sweep.json.",
             where=f"resume={run_dir}",
             remedy="name the folder that the run's last line gave, runs/DATE/TIME_MODEL_PRECISION",
         )

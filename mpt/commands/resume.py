@@ -63,13 +63,13 @@ def of_run(
     Raises:
         ConfigurationError: there is no run, or an override is none of a value.
     """
+    values = resuming.configuration(folder)
     if flags:
         raise ConfigurationError(
             f"{flags[0]} has no place beside resume=RUN: the run has its configuration already.",
             where=f"resume={folder}",
             remedy="leave it out; a sweep is resumed by its own folder",
         )
-    values = resuming.configuration(folder)
     for override in overrides:
         _assign(values, override)
     values["run_dir"] = str(folder.resolve())
@@ -128,9 +128,11 @@ def _value(override: str) -> Any:
     except Exception as error:
         raise _to_be_quoted(override) from error
     if parsed.is_sweep_override():
+        key = override.partition("=")[0]
         raise ConfigurationError(
             "This names several values; a run that goes on has one.",
-            where=override.partition("=")[0],
+            where=override,
+            remedy=f"if the comma is part of the value, write \"{key}='VALUE'\"",
         )
     return value.text if isinstance(value, QuotedString) else value
 

@@ -44,6 +44,10 @@ class Sweep:
 
     Args:
         resumed: the folder of an earlier sweep, which is to be completed.
+
+    Attributes:
+        started: its jobs are planned.
+        ran, unfinished: once it is closed: whether any job ran, and whether all came to their end.
     """
 
     def __init__(self, command: list[str], resumed: Path | None = None):
@@ -52,6 +56,7 @@ class Sweep:
         self.folder: Path | None = None
         self.stop: Stop | None = None
         self.started = False
+        self.ran = self.unfinished = False
         self._started_at = report.timestamp(time.time())
         if resumed is not None:
             check_resumable(resumed)
@@ -170,6 +175,8 @@ class Sweep:
             if self.resumed is None:
                 self._leave_nothing()
         else:
+            self.ran = True
+            self.unfinished = any(outcome.status not in FINAL for outcome in outcomes)
             try_to_write(lambda: write_sweep(folder, outcomes))
             for line in table(outcomes):
                 print(line)

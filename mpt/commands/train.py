@@ -74,7 +74,9 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
         outcome = sweep.close(patient=not interrupts.seen)
         composition.prune()
     if interrupts.seen:
-        return outcome if sweep.started and not interrupts.insisted else errors.INTERRUPTED
+        if interrupts.insisted or not sweep.ran:
+            return errors.INTERRUPTED
+        return errors.SAVED if sweep.unfinished else outcome
     if refusals:
         raise refusals[0]
     if sweep.started:

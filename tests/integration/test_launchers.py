@@ -175,7 +175,7 @@ class TestJoblib:
         sweep = Sweep(tmp_path, "joblib", *words, seconds=60)
 
         sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(2))
-        assert sweep.code == 130
+        assert sweep.code == 75
         assert "Traceback" not in sweep.err
         assert sweep.statuses() == ["interrupted", "interrupted", "not_run"]
         assert [sweep.report(job)["told"] for job in (0, 1)] == [["SIGINT"]] * 2
@@ -192,7 +192,7 @@ class TestJoblib:
         words = ("hydra.launcher.n_jobs=1", "name=a,b")
         sweep = Sweep(tmp_path, "joblib", *words, seconds=60)
         sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(1))
-        assert sweep.code == 130
+        assert sweep.code == 75
         assert sweep.statuses() == ["interrupted", "not_run"]
         assert sweep.report(0)["told"] == ["SIGINT"]
 
@@ -250,7 +250,7 @@ class TestSubmitit:
         sweep = Sweep(tmp_path, "submitit_local", "name=a,b", seconds=60)
 
         sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(2))
-        assert sweep.code == 130
+        assert sweep.code == 75
         assert "Traceback" not in sweep.err
         assert sweep.statuses() == ["interrupted"] * 2
         assert [report["told"] for report in sweep.reports()] == [["SIGINT"]] * 2
@@ -340,7 +340,7 @@ class TestRay:
     def test_control_c_lets_the_runs_save(self, tmp_path, cluster):
         sweep = Sweep(tmp_path, "ray", "name=long_a,long_b,long_c", **cluster)
         sweep.end_on_a_terminal(press=CONTROL_C, once=sweep.at_work(2))
-        assert sweep.code == 130
+        assert sweep.code == 75
         assert "Traceback" not in sweep.err
         assert sweep.statuses() == ["interrupted", "interrupted", "not_run"]
         assert [report["told"] for report in sweep.reports()] == [["SIGINT"]] * 2

@@ -196,7 +196,7 @@ class TestRefused:
             (tmp_path / "run/0").mkdir(parents=True)
         result = mpt("train", "resume=run")
         assert result.code == 2
-        assert "There is no run to resume" in result.err
+        assert "There is nothing to resume in this folder" in result.err
         assert kind == "nothing" or (tmp_path / "run").exists()
         assert sorted(os.listdir(tmp_path)) == ([] if kind == "nothing" else ["run"])
 
