@@ -272,8 +272,10 @@ def _termination_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    others = [number for number in ASKING if number != signal.SIGINT]
-    previous = {number: signal.signal(number, _interrupt) for number in others}
+    # A launcher that took SIGUSR2 for itself, as submitit does, ends the wait by its own exception.
+    taken = [n for n in ASKING[2:] if signal.getsignal(n) != signal.SIG_DFL]
+    mine = [number for number in ASKING[1:] if number not in taken]
+    previous = {number: signal.signal(number, _interrupt) for number in mine}
     try:
         yield
     finally:
