@@ -73,7 +73,7 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
                 return _failed(sweep, error)
         outcome = sweep.close(patient=not interrupts.seen)
         composition.prune()
-    if interrupts.seen:
+    if interrupts.seen and not codes:
         if interrupts.insisted or not sweep.ran:
             return errors.INTERRUPTED
         return errors.SAVED if sweep.unfinished else outcome

@@ -168,7 +168,7 @@ sys.modules["tensorflow"] = types.ModuleType("tensorflow")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_batch_systems_signal_reaches_a_run_in_a_child(tmp_path, number):
     """A limit of memory puts the run into a process of its own."""
     words = ("trainer=smoke", "device.memory_limit_mb=4000", f"run_dir={tmp_path / 'r'}")
