@@ -15,7 +15,10 @@ class Part(Protocol):
         """Plain values and NumPy arrays, from which `restore` makes it what it is now."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` says; ValueError where it does not fit."""
+        """Become what `state` says; ValueError where it does not fit. No file is changed.
+
+        A part of files has `apply()`, too, which changes them once every part has its state.
+        """
 
 
 class Checkpointing:
@@ -87,10 +90,10 @@ class DoesNotFit(ConfigurationError):
 
 
 def restore(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
-    """Give each part its state.
+    """Give each part its state, and then let those of files change them, in their order.
 
     Raises:
-        DoesNotFit: a state is missing or does not fit.
+        DoesNotFit: a state is missing or does not fit. No file has changed then.
     """
     missing = [name for name in parts if name not in state]
     if missing:
@@ -103,11 +106,15 @@ def restore(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
         except Exception as error:  # of many kinds: what the file says is not what a part expects
             what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
             raise _unfit(f"{name}: {what or type(error).__name__}") from error
+    for part in parts.values():
+        if (apply := getattr(part, "apply", None)) is not None:
+            apply()
 
 
 def _unfit(what: str) -> DoesNotFit:
+    line = " ".join(what.split())  # what a file says may hold line breaks of any kind
     return DoesNotFit(
-        f"The checkpoint does not fit the run ({what.partition(chr(10))[0][:300]}).",
+        f"The checkpoint does not fit the run ({line[:300]}).",
         where="resume",
         remedy="resume it with the code and the versions that it was begun with",
     )

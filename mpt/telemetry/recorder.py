@@ -14,7 +14,7 @@ from typing import Any
 
 from mpt.console import Console
 from mpt.run_folder import METRICS, RunFolder, sync
-from mpt.state_fields import Fields, finite, whole
+from mpt.state_fields import Fields, whole
 from mpt.telemetry import loss_scale, memory, throughput
 from mpt.telemetry.histograms import ExponentHistograms
 from mpt.telemetry.tensorboard import PREFIX, Board
@@ -55,6 +55,7 @@ class Recorder:
         self._histograms = histograms
         self._started = time.perf_counter()
         self._step = 0
+        self._sizes: tuple[int, dict[str, int]] | None = None  # of the files, to be cut to
 
     def state(self) -> dict[str, Any]:
         """How far the files have come, on the disk, and what is yet to be written to them."""
@@ -70,29 +71,35 @@ class Recorder:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back all that was written since, so that no step is recorded twice.
+        """Stand where `state` says; `apply` then takes back what was written since.
 
         Raises:
-            ValueError: it is no such state. No file has changed then.
+            ValueError: it is no such state.
         """
         kept = Fields(state, "step", "metrics", "events", "seconds", "histograms")
         step, metrics = kept.whole("step"), kept.whole("metrics")
-        seconds = finite(kept.number("seconds"), "seconds", least=0.0)
-        sizes = {name: whole(size, name) for name, size in kept.mapping("events").items()}
-        if self._histograms and state["histograms"]:
+        events = {name: whole(size, name) for name, size in kept.mapping("events").items()}
+        seconds = kept.seconds("seconds")
+        if self._histograms and not kept.is_none("histograms"):
             self._histograms.restore(state["histograms"])
         self._started = min(self._started, time.perf_counter() - seconds)
-        self._step = step
+        self._step, self._sizes = step, (metrics, events)
+
+    def apply(self) -> None:
+        """Take back all that was written since, so that no step is recorded twice."""
+        if self._sizes is None:
+            return
+        (metrics, events), self._sizes = self._sizes, None
         self._folder.cut_metrics(metrics)
         if self._board is None:
             return
         self._board.close()
         for path in self._event_files():
-            if path.name in sizes:
-                self._folder.cut(path, sizes[path.name])
+            if path.name in events:
+                self._folder.cut(path, events[path.name])
             else:
                 path.unlink(missing_ok=True)
-        self._board.begin_file(step + 1)
+        self._board.begin_file(self._step + 1)
 
     def _event_files(self) -> list[Path]:
         return sorted(self._folder.tensorboard.glob(f"{PREFIX}*"))

@@ -63,7 +63,7 @@ def mutilated(draw: Any, whole: Any, values: Any = odd | plain, most: int = 3) -
         elif how == "drop":
             del node[last]
         elif how == "wrap":
-            for _ in range(draw(st.sampled_from((1, 2, 100)))):
+            for _ in range(draw(st.sampled_from((1, 2, 30)))):
                 node[last] = [node[last]]
         elif how == "add" and isinstance(node, dict):
             node[draw(words)] = draw(values)
