@@ -14,7 +14,7 @@ def leave(code: int) -> NoReturn:
     user's generator then waits for the interpreter, which waits for it, for ever. What was
     registered to be done at the exit is done.
     """
-    if "tensorflow" not in sys.modules:
+    if "tensorflow.python" not in sys.modules:  # which a stand-in for it does not have
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
