@@ -1,12 +1,12 @@
 """The report of a run that could not write its own: killed, or crashed before its end."""
 
+import math
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mpt import errors, report
 from mpt.errors import ConfigurationError
@@ -134,13 +134,17 @@ def _read_rows(content: RunReport, folder: Path) -> None:
         rows = read_metrics(folder)
     except ConfigurationError:
         return
-    latest: dict[str, Any] = {}
+    latest: dict[str, float] = {}
     for row in rows:
-        latest |= row
-    content.training.steps = latest.get("step")
+        latest |= {tag: value for tag, value in row.items() if type(value) in (int, float)}
+    content.training.steps = _whole(latest.get("step"))
     content.metrics.final = {
         tag: value for tag, value in latest.items() if tag.startswith(("train/", "validation/"))
     }
     content.loss_scale.final = latest.get("loss_scale/scale")
-    skipped = latest.get("loss_scale/skipped_steps")
-    content.loss_scale.skipped_steps = None if skipped is None else int(skipped)
+    content.loss_scale.skipped_steps = _whole(latest.get("loss_scale/skipped_steps"))
+
+
+def _whole(value: float | None) -> int | None:
+    """A count, which metrics.jsonl may have as a float; None where it is none."""
+    return int(value) if value is not None and math.isfinite(value) else None

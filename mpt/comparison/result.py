@@ -47,7 +47,8 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.report.config.get("seed", 0))
+        seed = self.report.config.get("seed", 0)
+        return seed if isinstance(seed, int) else 0  # a page shows any report that can be read
 
     @property
     def succeeded(self) -> bool:

@@ -1,10 +1,11 @@
-"""How much is tried: the same examples each time, or with MPT_FUZZ=N, N times as many others."""
+"""How much is tried, and the run that is mutilated.
 
-import os
+The examples are the same each time; with MPT_FUZZ=N they are others, N times as many.
+"""
 
+import pytest
 from hypothesis import HealthCheck, settings
-
-FACTOR = int(os.environ.get("MPT_FUZZ", "0"))
+from mutations import FACTOR
 
 settings.register_profile(
     "mpt",
@@ -20,3 +21,21 @@ settings.register_profile(
     ],
 )
 settings.load_profile("mpt")
+
+WORDS = (
+    *("train", "model=mlp", "model.hidden=[4]", "precision=mixed_bfloat16", "loss_scale=dynamic"),
+    *("device=cpu", "dataset.examples=160", "batch_size=32", "trainer.steps=10"),
+    *("trainer.log_every=4", "trainer.checkpoint_every=6", "trainer.eval_every=5"),
+    *("telemetry.histogram_every=4", "telemetry.peak=false", "trainer.keep_best=false", "-q"),
+    "trainer.callbacks=[{_target_: keras.callbacks.ReduceLROnPlateau, monitor: loss}]",
+)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a finished run of ten steps, with checkpoints of steps 6 and 10."""
+    from mpt.cli import main
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert main([*WORDS, f"run_dir={run}"]) == 0
+    return run

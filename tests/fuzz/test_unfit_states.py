@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from mutations import FACTOR, examples, mutilated, odd, plain
 
@@ -19,13 +19,6 @@ from mpt.checkpoint import Checkpoints, read, read_header, write
 from mpt.checkpointing import DoesNotFit
 from mpt.cli import main
 
-WORDS = (
-    *("train", "model=mlp", "model.hidden=[4]", "precision=mixed_bfloat16", "loss_scale=dynamic"),
-    *("device=cpu", "dataset.examples=160", "batch_size=32", "trainer.steps=10"),
-    *("trainer.log_every=4", "trainer.checkpoint_every=6", "trainer.eval_every=5"),
-    *("telemetry.histogram_every=4", "telemetry.peak=false", "trainer.keep_best=false", "-q"),
-    "trainer.callbacks=[{_target_: keras.callbacks.ReduceLROnPlateau, monitor: loss}]",
-)
 PARTS = (
     *("variables", "callbacks", "random", "rules", "best", "loss_scale", "throughput"),
     *("steps_per_execution", "training", "watch", "run", "recorder", "folder"),
@@ -42,11 +35,12 @@ class Captured(Exception):
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
+def interrupted(trained, tmp_path_factory):
     """A run that was ended after its one checkpoint, of step 6."""
     run = tmp_path_factory.mktemp("interrupted") / "run"
-    assert main([*WORDS, f"run_dir={run}"]) == 0
+    shutil.copytree(trained, run)
     (run / "report.json").unlink()
+    (run / "model.keras").unlink()
     (run / "checkpoints" / "step-00000010.ckpt").unlink()
     return run
 
@@ -140,13 +134,16 @@ def test_a_part_that_is_missing(captured, interrupted, name):
 def resumed(interrupted, tmp_path, capfd):
     """`mpt train resume=RUN` of a checkpoint with another state: what must hold of its end."""
 
-    def call(change, about=None):
+    def call(change):
         run = tmp_path / "run"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(interrupted, run)
         (path,) = Checkpoints(run).steps().values()
         state = change(read(path))
-        write(path, state, read_header(path) | (about or {}))
+        try:
+            write(path, state, read_header(path))
+        except TypeError:  # a mapping that would be taken for an array
+            reject()
         before = content(run)
         capfd.readouterr()
         code = main(["train", f"resume={run}"])
