@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help train test test-all lint format bench soak clean
+.PHONY: help train test test-all lint format bench soak torture clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ test: $(VENV)/.installed-test ## Run the tests, without the slow ones
 
 test-all: $(VENV)/.installed-test ## Run all tests that this machine can
 	$(PYTEST) $(ARGS)
+
+torture: $(VENV)/.installed-test ## Kill training KILLS times (100) and resume it; SEED= repeats the moments
+	MPT_KILLS=$(or $(KILLS),100) MPT_KILL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/integration/test_killed_runs.py $(ARGS)
 
 lint: $(VENV)/.installed-lint ## Check style, types and the direction of imports
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
