@@ -143,6 +143,12 @@ def _batches_from(
     if batch == 0 or data.jump is not None:
         return iterate(data.at(batch), strategy)
     session.console.note(f"The data is read again, up to batch {batch}.")
+    if data.reshuffles:
+        session.tell(
+            "The dataset's function shuffles anew each time it is read: from here on the batches "
+            "are others than an unbroken run's. dataset.shuffle=true keeps their order, and so "
+            "does shuffle(..., reshuffle_each_iteration=False)."
+        )
     iterator = iterate(data.train, strategy)
     for number in range(1, batch + 1):
         if session.interrupted:

@@ -42,8 +42,9 @@ class Session:
     whole: bool
 
     def tell(self, text: str) -> None:
-        """Warn, and put it into the report."""
-        self.result.warnings.append(text)
+        """Warn, and put it into the report, once."""
+        if text not in self.result.warnings:
+            self.result.warnings.append(text)
         self.console.warning(text)
 
 

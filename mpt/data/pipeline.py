@@ -59,6 +59,7 @@ class Data:
         jump: the batches of `train` from a position on, without making those before it; None
             where only reading leads there.
         stall_seconds: a batch that takes longer to come is taken for one that never will.
+        reshuffles: who reads `train` again from its start gets another order.
         locate: reads again for the first example that cannot be made, and names it; None where
             there is none to find.
     """
@@ -80,6 +81,7 @@ class Data:
     validation_source: str = "none"
     jump: Callable[[int], tf.data.Dataset] | None = None
     stall_seconds: float = STALL_SECONDS
+    reshuffles: bool = False
     locate: Callable[[], str | None] | None = None
 
     def at(self, position: int) -> tf.data.Dataset:

@@ -124,6 +124,7 @@ def build(
         warnings=left_out.warnings if left_out else (),
         validation_source="the function's validation dataset" if validation_examples else "none",
         stall_seconds=stall_seconds,
+        reshuffles=_reshuffles(train),
         locate=partial(first_unreadable, sources) if left_out is None else None,
     )
 
@@ -265,6 +266,13 @@ def _endless(source: Source, batch_size: int, steps: int, seed: int | None) -> t
         return shuffled.batch(batch_size, drop_remainder=True).take(steps)
 
     return tf.data.Dataset.range(ENDLESS).flat_map(epoch)
+
+
+def _reshuffles(dataset: tf.data.Dataset) -> bool:
+    """Whether a `shuffle` in the dataset draws another order for each iterator."""
+    return getattr(dataset, "_reshuffle_each_iteration", False) is True or any(
+        _reshuffles(each) for each in dataset._inputs()
+    )
 
 
 def _shape(spec: Any, given: Sequence[int] | None) -> tuple[int | None, ...] | None:

@@ -152,10 +152,10 @@ def data(rows=320, infinite=()):
     return tf.data.Dataset.from_tensor_slices((x, y)), held_out
 
 
-def shuffled_by_itself(rows=320):
-    """Training data in an order that its own seed draws, another one each epoch."""
+def shuffled_by_itself(reshuffle, rows=320):
+    """Training data in an order that its own seed draws; another one each epoch, or not."""
     training, held_out = data(rows)
-    return training.shuffle(rows, seed=11), held_out
+    return training.shuffle(rows, seed=11, reshuffle_each_iteration=reshuffle), held_out
 
 
 def bad_for_a_while(first, last, rows=960, batch=32):

@@ -99,6 +99,15 @@ def test_a_position_is_that_of_reading_up_to_it() -> None:
         assert order(data.at(position), 6) == read[4 * position : 4 * (position + 6)]
 
 
+@pytest.mark.parametrize("given", [{}, {"seed": 1}])
+def test_a_shuffle_that_draws_anew_is_noticed(given) -> None:
+    assert build(lambda: singles().shuffle(30, **given)).reshuffles
+    assert build(lambda: singles().shuffle(30, **given).map(lambda x, y: (x, y))).reshuffles
+    assert not build(lambda: singles().shuffle(30, reshuffle_each_iteration=False)).reshuffles
+    assert not build(singles).reshuffles
+    assert not build(singles, shuffle=True).reshuffles
+
+
 def test_structures_and_sample_weights() -> None:
     def load() -> tf.data.Dataset:
         x = {"a": X, "b": X * 2}
