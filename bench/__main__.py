@@ -203,6 +203,8 @@ def row(name: str, result: dict) -> str:
         if "alone_share" in result:
             parts = ", ".join(f"{part} {ms:.2f} ms" for part, ms in result["alone_ms"].items())
             times += f"; measured alone {100 * result['alone_share']:.3f}% ({parts})"
+        if "cpu_ratio" in result:
+            text += f", of processor time {result['cpu_ratio']:.3f}"
         return f"{name:<30}{text}; at most {result['target']}; {times}"
     figures = []
     for key, values in result.items():

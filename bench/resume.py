@@ -1,7 +1,8 @@
 """How soon a run that was interrupted trains again: from the process's start to its first step.
 
 The first step is seen from outside, in metrics.jsonl, of which each step writes a row here, on both
-sides. The file is looked at every 2 ms, which is the error.
+sides. The file is looked at every 2 ms, which is the error. The processor time up to there tells
+more where the machine has other work.
 """
 
 import json
@@ -11,6 +12,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+
+import psutil
 
 from bench.measure import compared, environment, in_turn, synthetic, train_command
 
@@ -31,30 +35,32 @@ WORKS = {
 
 
 def first_step(work: str, rounds: int) -> dict:
-    """Time to the first step, fresh against resumed, s; the sides in turn."""
+    """Time to the first step, resumed against fresh, s; the sides in turn."""
     words = [*WORKS[work], "trainer.log_every=1"]
     with tempfile.TemporaryDirectory() as folder:
         interrupted = Path(folder) / "interrupted"
         _interrupt(words, interrupted)
         saved = _last_step(interrupted)
-        number = 0
+        spent: dict[str, list[float]] = {"resumed": [], "fresh": []}
 
-        def fresh() -> float:
-            nonlocal number
-            number += 1
-            return _until_step(words, Path(folder) / f"fresh{number}", 1)
+        def timed(side: str) -> float:
+            run = Path(folder) / f"{side}{len(spent[side])}"
+            if side == "resumed":
+                shutil.copytree(interrupted, run)
+            seconds, cpu = _until_step(words, run, saved + 1 if side == "resumed" else 1)
+            spent[side].append(cpu)
+            return seconds
 
-        def resumed() -> float:
-            nonlocal number
-            number += 1
-            run = Path(folder) / f"resumed{number}"
-            shutil.copytree(interrupted, run)
-            return _until_step(words, run, saved + 1)
-
-        sides = {"resumed": resumed, "fresh": fresh}
+        sides = {side: lambda side=side: timed(side) for side in spent}
         in_turn(sides, 1)  # what is read first is not in the disk's cache yet
         times = in_turn(sides, max(rounds, PAIRS))
-    return compared(times, "resumed", "fresh", TARGET, "s")
+    ratios = [a / b for a, b in zip(spent["resumed"][1:], spent["fresh"][1:], strict=True)]
+    return {
+        **compared(times, "resumed", "fresh", TARGET, "s"),
+        "cpu_seconds": {side: median(values[1:]) for side, values in spent.items()},
+        "cpu_ratios": ratios,
+        "cpu_ratio": median(ratios),
+    }
 
 
 def _interrupt(words: list[str], run: Path) -> None:
@@ -67,17 +73,21 @@ def _interrupt(words: list[str], run: Path) -> None:
     assert process.wait() == SAVED
 
 
-def _until_step(words: list[str], run: Path, step: int) -> float:
-    """Seconds from the start of a process until `step` is done; then it is killed."""
+def _until_step(words: list[str], run: Path, step: int) -> tuple[float, float]:
+    """From the start of a process until `step` is done: its wall and processor time, s.
+
+    Then it is killed.
+    """
     start = time.perf_counter()
     process = _start(words, run)
     while _last_step(run) < step:
         assert process.poll() is None, "the run ended by itself"
         time.sleep(POLL)
     seconds = time.perf_counter() - start
+    cpu = psutil.Process(process.pid).cpu_times()
     process.kill()
     process.wait()
-    return seconds
+    return seconds, cpu.user + cpu.system
 
 
 def _start(words: list[str], run: Path) -> subprocess.Popen:
