@@ -6,6 +6,7 @@ same command, in this process.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 import resumed_runs
 from resumed_runs import FILE, assert_identical, paths, report_of, rows, train, variables
 
+from mpt import saving
 from mpt.cli import main
 
 TERM = "SIGTERM"
@@ -244,6 +246,23 @@ STOPPING = (
     "{_target_: keras.callbacks.EarlyStopping, monitor: val_loss, patience: 1, min_delta: 10,"
     " restore_best_weights: true}"
 )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_is_saved_is_too_late(tmp_path, monkeypatch, number):
+    own = (*DIGITS, "precision=float32", "trainer.steps=9")
+    assert train(main, tmp_path / "undisturbed", *own) == 0
+    save = saving.save
+
+    def disturbed(*given):
+        os.kill(os.getpid(), number)
+        save(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mpt.saving.save", disturbed)
+        assert train(main, tmp_path / "disturbed", *own) == 0
+    assert_identical(tmp_path / "undisturbed", tmp_path / "disturbed")
 
 
 class Death(BaseException):

@@ -26,11 +26,13 @@ class Process:
     own: tuple[str, ...]
     before: tuple[str, ...] = ()
 
-    def start(self):
+    def start(self, code=None):
+        """Start it; with `code` in the place of the module mpt."""
+        program = ["-c", code] if code else ["-m", "mpt"]
         # A shell starts background jobs with SIGINT ignored, and children would inherit that.
         previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
-            [*self.before, sys.executable, "-m", "mpt", *words(self.folder, *DIGITS, *self.own)],
+            [*self.before, sys.executable, *program, *words(self.folder, *DIGITS, *self.own)],
             cwd=self.folder.parent,
             env={
                 **os.environ,
@@ -120,6 +122,44 @@ def test_a_second_control_c_ends_it_at_once(tmp_path):
     assert code == 130, output
     assert seconds < 3.5
     assert Checkpoints(tmp_path / "run").newest().step == 4
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+TWICE = """
+import os, signal, sys, time
+from mpt import isolation
+
+def wrap():
+    from mpt import saving
+    save = saving.save
+    def disturbed(model, path):
+        path.with_name(".partial-model.keras").write_bytes(b"half of it")
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        save(model, path)
+    saving.save = disturbed
+
+imported = isolation.import_tensorflow
+isolation.import_tensorflow = lambda verbosity: (imported(verbosity), wrap())
+from mpt.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_control_c_twice_while_the_model_is_saved(tmp_path):
+    own = ("trainer.steps=9",)
+    run = Process(tmp_path / "run", own).start(TWICE)
+    code, output, _ = run.end()
+    assert code == 130, output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run/model.keras").exists()
+    code, output, _ = Process(tmp_path / "run", own).start().end()
+    assert code == 0, output
+    report = report_of(tmp_path / "run")
+    assert (report["status"], report["training"]["resumed_from_step"]) == ("completed", 9)
+    assert (tmp_path / "run/model.keras").exists()
     assert not list(tmp_path.rglob(".partial-*"))
 
 

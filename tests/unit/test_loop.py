@@ -1,5 +1,7 @@
 """The device loop against Keras's own `fit`, and against itself in other groupings."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -111,6 +113,45 @@ def test_rows_that_would_be_overwritten_unseen_are_an_error():
     loop.run(3)
     with pytest.raises(AssertionError):
         loop.drain()
+
+
+def test_a_call_that_is_halted_ends_after_its_step_and_one_after_it_does_one():
+    _, undisturbed = make_loop(rows=100)
+    undisturbed.run(100)
+    _, loop = make_loop(rows=100)
+    threading.Timer(0.2, loop.halt).start()
+    done = loop.run(10**9)
+    assert 0 < done < 10**6
+    assert (loop.run(5), loop.run(1)) == (1, 1)
+    loop.wait()
+    _, loop = make_loop(rows=100)
+    loop.halt()
+    assert [loop.run(7) for _ in range(3)] == [1, 1, 1]
+    assert loop.drain()["loss"].tolist() == undisturbed.drain()["loss"][:3].tolist()
+
+
+def test_other_data_begin_where_they_are_told_to():
+    _, whole = make_loop(rows=20)
+    whole.run(9)
+    _, loop = make_loop(rows=20)
+    loop.run(4)
+    losses = loop.drain()["loss"].tolist()
+    loop.restart(iter(dataset().skip(4)))
+    assert loop.run(5) == 5
+    assert losses + loop.drain()["loss"].tolist() == whole.drain()["loss"].tolist()
+
+
+def test_an_evaluation_that_is_halted_tells_nothing_and_changes_nothing():
+    model, loop = make_loop()
+    loop.run(5)
+    before, values = metric_values(model), weights(model)
+    evaluation = EvaluationLoop(model, tf.distribute.get_strategy(), iter(dataset()), 10**9)
+    threading.Timer(0.2, evaluation.halt).start()
+    assert evaluation.run() is None
+    assert evaluation.run() is None
+    assert metric_values(model) == before
+    for one, other in zip(values, weights(model), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_slow_pipeline_shows_as_waiting():
