@@ -5,6 +5,7 @@ It answers --help and --version without importing anything heavy: no TensorFlow,
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,15 @@ UNCONFIGURED = ("compare", "show", "board")  # they take paths, and no configura
 
 def command() -> NoReturn:
     """The program `mpt`: `main`, and the end of the process."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, by nohup
+        signal.signal(signal.SIGINT, _end)
     leave(main())
+
+
+def _end(*_: object) -> NoReturn:
+    """For Ctrl-C while modules are loaded: some take the exception for a reason not to load."""
+    os.write(sys.stderr.fileno(), b"interrupted\n")
+    os._exit(errors.INTERRUPTED)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +72,14 @@ def main(argv: list[str] | None = None) -> int:
         return errors.INTERRUPTED
     except BrokenPipeError:  # `mpt train --cfg job | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.FAILED
+    except Exception as error:  # what is expected to go wrong has an error of its own
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        print(f"error: {printable(f'{type(error).__name__}: {error}')}", file=sys.stderr)
+        print("  to do:   --debug shows the traceback", file=sys.stderr)
         return errors.FAILED
 
 
@@ -126,7 +143,10 @@ def _dispatch(words: list[str], options: Options) -> int:
 
 
 def _load(name: str) -> Any:
-    return importlib.import_module(f"mpt.commands.{name}")
+    module = importlib.import_module(f"mpt.commands.{name}")
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return module
 
 
 def _help() -> str:

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from mpt import errors, report
 from mpt.errors import ConfigurationError
+from mpt.printable import path_text
 from mpt.report import RunReport
 from mpt.run_folder import LOG, METRICS, REPORT, TENSORBOARD, RunFolder, read_metrics
 from mpt.schema import TrainConfig
@@ -57,7 +59,8 @@ def write(
 ) -> None:
     """Write the report of the run in `folder`, from what it left there, where it has none.
 
-    Nothing is written for a run that trained, or never began: its input was wrong.
+    Nothing is written for a run that trained, or never began: its input was wrong. Where it cannot
+    be written that is said.
 
     Args:
         exit_code: of its process; negative where a signal ended it.
@@ -67,7 +70,8 @@ def write(
     """
     if exit_code in (errors.OK, errors.INVALID) or _was_written(folder / REPORT, started):
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
     content = RunReport(
         run_id=folder.name,
         name=config.name,
@@ -88,11 +92,15 @@ def write(
     content.exit_code = exit_code if exit_code >= 0 else 128 - exit_code
     artifacts = {"metrics": METRICS, "log": LOG, "tensorboard": TENSORBOARD}
     content.artifacts = {k: name for k, name in artifacts.items() if (folder / name).exists()}
-    with RunFolder(folder) as run:
-        run.write_json(REPORT, content.to_json())
-    if (folder / TENSORBOARD).is_dir():
-        with suppress(OSError):  # a full disk, say: the report is there
+    try:
+        with RunFolder(folder) as run:
+            run.write_json(REPORT, content.to_json())
+        if (folder / TENSORBOARD).is_dir():
             _end_session(folder, content)
+    except OSError as error:  # a full disk, say, of which a run that ended by itself has told
+        if exit_code < 0:
+            what = f"{content.reason.message}; its report cannot be written: {error.strerror}."
+            print(f"error: {what}\n  where:   {path_text(folder)}", file=sys.stderr)
 
 
 def _was_written(file: Path, since: float) -> bool:

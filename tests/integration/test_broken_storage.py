@@ -305,7 +305,7 @@ class TestFullDisk:
     @pytest.mark.parametrize("step", [1, 5, 9])
     def test_at_any_moment_and_with_any_room(self, disturbed, mpt, disk, undisturbed, step):
         codes = set()
-        for leave in range(0, 160, 4):
+        for leave in range(0, 160, 12):
             codes.add(self.fill(disturbed, mpt, disk, undisturbed, step, leave).code)
             shutil.rmtree(disk.place / "run")
         assert codes == {0, 1}
@@ -328,6 +328,35 @@ class TestFullDisk:
         assert done.code == 2
         assert files(run) == before
         assert NO_SPACE in done.err
+
+    @pytest.mark.slow
+    def test_in_a_child_that_is_killed_besides(self, disk, monkeypatch, capfd):
+        """Neither it nor the process that waited for it can write the report."""
+        monkeypatch.setenv("DISTURB", f"5 {disk.fill()}; kill -9 $PPID")
+        monkeypatch.setenv("PYTHONPATH", str(CODE))
+        run = disk.place / "run"
+        assert main([*WORDS, "device.memory_limit_mb=100000", f"run_dir={run}", "-q"]) == 137
+        said = capfd.readouterr().err
+        assert f"SIGKILL ended it from outside; its report cannot be written: {NO_SPACE}." in said
+        assert "Traceback" not in said
+        assert Checkpoints(run).newest().step == 4
+
+    @pytest.mark.slow
+    def test_a_sweep_goes_on_and_is_completed_once_there_is_room(self, mpt, disk, monkeypatch):
+        monkeypatch.setenv("PYTHONPATH", str(CODE))
+        sweep = disk.place / "sweep"
+        words = (*WORDS, "-m", "seed=0,1", "-q")
+        monkeypatch.setenv("DISTURB", f"5 {disk.fill()}")
+        done = mpt(*words, f"hydra.sweep.dir={sweep}")
+        assert done.code == 1
+        assert "The model cannot be saved: No space left on device." in done.err
+        assert "the sweep's folder cannot be written: No space left on device" in done.err
+        disk.make_room()
+        monkeypatch.delenv("DISTURB")
+        again = mpt(*words, f"resume={sweep}")
+        assert again.code == 0, again.err
+        assert [report_of(sweep / name)["status"] for name in "01"] == ["completed"] * 2
+        assert report_of(sweep / "0")["training"]["resumed_from_step"] == 4
 
     @pytest.mark.slow
     def test_one_that_has_no_more_names(self, mpt, tmp_path, undisturbed):
