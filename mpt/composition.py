@@ -153,10 +153,11 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
             )
         if FLAGS[flag] is None and not has_value:
             following = argv[argv.index(word) + 1 :][:1]
-            value = next(words) if following and following[0] in VALUES[flag] else ""
+            # Else Hydra would take the first override for it.
+            value = next(words) if following and following[0] in VALUES[flag] else VALUES[flag][0]
         elif FLAGS[flag] and not has_value:
             value = next(words, "")
-        if FLAGS[flag] and not value:
+        if FLAGS[flag] and (not value or value.startswith("-")):
             raise ConfigurationError(f"{flag} needs a value", where="command line")
         if value and flag in VALUES and value not in VALUES[flag]:
             raise ConfigurationError(

@@ -1,6 +1,6 @@
 """How much is tried, and the run that is mutilated.
 
-The examples are the same each time; with MPT_FUZZ=N they are others, N times as many.
+The examples are the same each time. MPT_FUZZ=N tries N times as many, others each time.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from mutations import FACTOR
 
 settings.register_profile(
     "mpt",
-    derandomize=not FACTOR,
+    derandomize=FACTOR == 1,
     database=None,
     deadline=None,
     print_blob=True,

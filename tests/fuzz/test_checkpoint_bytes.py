@@ -76,7 +76,7 @@ def read_any(folder):
     return call
 
 
-@examples(400)
+@examples(150)
 @given(st.data())
 def test_damaged_bytes(read_any, whole, data):
     content = data.draw(damaged(whole))
@@ -94,7 +94,7 @@ def test_bytes_of_anything(read_any, content):
     assert read_any(content) is None
 
 
-@examples(400)
+@examples(150)
 @given(st.data())
 def test_headers_that_say_something_else_under_a_right_checksum(read_any, whole, data):
     header, arrays = parts(whole)
@@ -154,7 +154,7 @@ def test_lengths_that_are_not_the_headers(read_any, whole, length):
         assert read_any(sealed(header, arrays, length)) is None
 
 
-@examples(60)
+@examples(20)
 @given(st.data())
 def test_a_store_finds_the_last_one_that_is_whole(tmp_path_factory, data):
     store = Checkpoints(tmp_path_factory.mktemp("store"), keep=4)

@@ -79,7 +79,7 @@ def dumped(content):
     return json.dumps(content).encode()
 
 
-@examples(120)
+@examples(60)
 @given(st.data())
 def test_reports_that_say_something_else(answers, capsys, tmp_path, whole, data):
     content = data.draw(mutilated(whole[0]))
@@ -128,7 +128,7 @@ def metrics_files(draw, whole):
     return draw(damaged(content)) if draw(st.booleans()) else content
 
 
-@examples(120)
+@examples(60)
 @given(st.data())
 def test_metrics_of_anything(answers, capsys, tmp_path, trained, whole, data):
     shutil.copy(trained / "report.json", tmp_path)
@@ -136,7 +136,7 @@ def test_metrics_of_anything(answers, capsys, tmp_path, trained, whole, data):
     answers(capsys, (0, 2), "show", tmp_path, *data.draw(st.sampled_from((SHOW[0], SHOW[3]))))
 
 
-@examples(60)
+@examples(20)
 @given(st.data())
 def test_the_metrics_of_a_killed_run(tmp_path, whole, data):
     (tmp_path / "report.json").unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def test_the_metrics_of_a_run_that_goes_on(tmp_path, whole, data):
     assert json.loads(last) == {"step": 1}
 
 
-@examples(60)
+@examples(20)
 @given(st.data())
 def test_comparisons_of_anything(answers, capsys, tmp_path_factory, compared, data):
     folder = tmp_path_factory.mktemp("folder")

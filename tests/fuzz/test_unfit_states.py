@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, reject, settings
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
-from mutations import FACTOR, examples, mutilated, odd, plain
+from mutations import examples, mutilated, odd, plain
 
 from mpt import checkpointing
 from mpt.checkpoint import Checkpoints, read, read_header, write
@@ -85,7 +85,7 @@ def test_these_are_the_parts_of_a_run(captured):
 
 
 @pytest.mark.parametrize("name", PARTS)
-@examples(60)
+@examples(15)
 @given(st.data())
 def test_a_part_refuses_a_state_or_can_give_it_again(captured, interrupted, tmp_path, name, data):
     run, parts, whole = captured
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_one_message(resumed, cha
 
 
 @pytest.mark.slow
-@settings(max_examples=60 * max(FACTOR, 1))
+@examples(60)
 @given(st.data())
 @example(None)
 def test_whatever_a_checkpoint_says_a_run_goes_on_or_is_refused(resumed, data):
