@@ -16,7 +16,6 @@ from mpt.resuming import FREE, FURTHER, Ended, Resumption
 from mpt.run_folder import RunFolder
 from mpt.schema import TrainConfig
 
-
 # What every checkpoint of a run says of it.
 CHOSEN = {
     "batch_size": 128,
