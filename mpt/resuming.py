@@ -263,8 +263,12 @@ def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return sorted(
         key
         for key in {*flat_before, *flat_now}
-        if flat_before.get(key, _ABSENT) != flat_now.get(key, _ABSENT)
+        if not _is_same(flat_before.get(key, _ABSENT), flat_now.get(key, _ABSENT))
     )
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    return before == now or repr(before) == repr(now)  # NaN is not equal to itself
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -53,7 +53,7 @@ def run(tmp_path):
                 content = {"status": status, "exit_code": exit_code, "training": {"steps": 100}}
                 folder.write_json("report.json", content)
         if step is not None:
-            kept = {"run": CHOSEN, **(state or {})}
+            kept = {"run": CHOSEN, "training": {"step": step, "stopped": None}, **(state or {})}
             Checkpoints(tmp_path / "run", keep=9).save(step, kept)
         return tmp_path / "run"
 
@@ -128,7 +128,11 @@ class TestWhatIsAskedFor:
         [
             *(("seed", 1), ("batch_size", 64), ("loss", "mse"), ("monitor", "train/loss")),
             *(("optimizer.learning_rate", 0.5), ("optimizer.schedule.name", "cosine")),
-            *(("trainer.log_every", 7), ("trainer.eval_every", 7), ("trainer.callbacks", [1])),
+            *(
+                ("trainer.log_every", 7),
+                ("trainer.eval_every", 7),
+                ("trainer.callbacks", [{"_target_": "keras.callbacks.History"}]),
+            ),
             *(("trainer.steps_per_execution", 4), ("trainer.jit_compile", True)),
             *(("precision.policy", "mixed_float16"), ("loss_scale.growth_steps", 3)),
             *(("device.strategy", "mirrored"), ("device.deterministic", True)),
@@ -138,7 +142,7 @@ class TestWhatIsAskedFor:
     def test_another_value_of_what_shapes_the_result(self, run, config, key, value):
         folder = run(config, step=7)
         for look in (resuming.find, resuming.ended):
-            with pytest.raises(ConfigurationError, match=f"another configuration: {key}$"):
+            with pytest.raises(ConfigurationError, match=f"another configuration: {key}\n"):
                 look(folder, changed(config, key, value))
 
     @pytest.mark.parametrize(
@@ -167,11 +171,11 @@ class TestWhatIsAskedFor:
 
     def test_a_diverged_run_goes_on_from_where_it_was_good(self, run, config):
         folder = run(config, "diverged", 3, step=50)
-        Checkpoints(folder, keep=9).save(60, {"run": CHOSEN}, healthy=False)
+        Checkpoints(folder, keep=9).save(60, {}, healthy=False)
         assert resuming.find(folder, changed(config, "trainer.steps", 200)).found.step == 50
 
     def test_where_it_stopped_early_it_goes_on_under_other_limits_only(self, run, config):
-        with_limits = {"training": {"stopped": {"rule": "early_stopping"}}}
+        with_limits = {"training": {"step": 50, "stopped": {"rule": "early_stopping"}}}
         own = resuming._limits(config)
         folder = run(config, step=50, state={**with_limits, "folder": {"limits": own}})
         assert resuming.find(folder, config).state["training"]["stopped"]
