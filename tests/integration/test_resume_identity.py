@@ -188,7 +188,7 @@ def test_data_of_the_users_own_that_are_shuffled(tmp_path, by):
 def test_a_run_that_went_back(tmp_path):
     own = (*DIVERGING, "trainer.on_divergence=rollback")
     # It goes from step 15 back to 8.
-    unbroken, resumed = in_pieces(tmp_path, after(6, 13, 16), *own)
+    unbroken, resumed = in_pieces(tmp_path, after(6, 13, 15, 16), *own)
     assert_identical(unbroken, resumed)
     assert report_of(resumed)["training"]["rollbacks"] == [
         {"from_step": 15, "to_step": 8, "rule": "max_consecutive_skips"}
