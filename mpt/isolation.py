@@ -111,6 +111,11 @@ def execute(job: Job) -> int:
     Returns:
         The job's exit code; 2, with the error on stderr, where configuration or input is wrong.
     """
+    with _noted_interrupts() as interrupts:
+        return _execute(job, interrupts)
+
+
+def _execute(job: Job, interrupts: list[int]) -> int:
     try:
         config = to_config(job.config)
         import_tensorflow(job.verbosity)
@@ -132,10 +137,38 @@ def execute(job: Job) -> int:
     except Exception as error:
         if job.debug:
             traceback.print_exception(error)
+        if interrupts:  # which TensorFlow, while it starts, may turn into errors of its own
+            print("interrupted", file=sys.stderr)
+            return errors.INTERRUPTED
         print(f"error: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         if not job.debug:
             print("  to do:   --debug shows the traceback", file=sys.stderr)
         return errors.FAILED
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """The signals that raise KeyboardInterrupt in this thread, in their order."""
+    seen: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ASKING}
+
+    def noting(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        handler = handlers[signal.Signals(number)]
+        assert callable(handler)
+        handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    wrapped = [number for number, handler in handlers.items() if callable(handler)]
+    for number in wrapped:
+        signal.signal(number, noting)
+    try:
+        yield seen
+    finally:
+        for number in wrapped:
+            signal.signal(number, handlers[number])
 
 
 def report(error: ConfigurationError, *, debug: bool) -> None:

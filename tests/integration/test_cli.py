@@ -1,7 +1,10 @@
 """The command line as people meet it: help, flags, one run, a sweep, what is left behind."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -175,6 +178,20 @@ class TestOneRun:
 
         monkeypatch.setattr(sys.modules["mpt.runner"], "run", interrupted)
         assert mpt("train").code == 130
+
+    def test_an_interrupt_that_a_library_turned_into_another_error(self, mpt, runs, monkeypatch):
+        def turned(*_, **__):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+            except KeyboardInterrupt:
+                raise AttributeError("half loaded") from None
+
+        monkeypatch.setattr(sys.modules["mpt.runner"], "run", turned)
+        result = mpt("train")
+        assert (result.code, "AttributeError" in result.err) == (130, False)
+        monkeypatch.setattr(sys.modules["mpt.runner"], "run", lambda *_, **__: 1 / 0)
+        assert mpt("train").code == 1, "that is none of the next run's"
 
     @pytest.mark.parametrize("how", ["flag", "variable"])
     def test_debug_shows_the_traceback_of_a_configuration_error(self, mpt, monkeypatch, how):

@@ -200,6 +200,7 @@ def test_while_it_starts_nothing_is_left(tmp_path, number):
         code, output, _ = run.send(number).end()
         if code == 75:  # it trained by then
             break
-        assert code == 130 or (number != signal.SIGINT and code == -number), (delay, output)
+        # Python itself may end by SIGINT; for a shell that is 130 as well.
+        assert code in (130, -signal.SIGINT, -number), (delay, output)
         assert "Traceback" not in output
         assert list(tmp_path.iterdir()) == [], f"after {delay} s"
