@@ -33,6 +33,7 @@ def steps(folder):
     return list(Checkpoints(Path(folder)).steps())
 
 
+@pytest.mark.slow
 def test_the_newest_and_the_best(tmp_path):
     own = ["trainer.checkpoint_every=4", "trainer.keep=2", "monitor=train/loss", *DIGITS]
     own += ["optimizer.learning_rate=0.02", "optimizer=sgd"]
@@ -79,8 +80,14 @@ def test_a_run_that_always_diverges_goes_back_so_often_and_no_more(tmp_path):
     assert report["artifacts"]["last_good_checkpoint"] == "checkpoints/step-00000008.ckpt"
     seen = [int(row["step"]) for row in rows("run")]
     assert seen == sorted(set(seen)), "what was taken back is written twice"
-    # It is not the run's end for good: from its last good checkpoint it may go back more often.
-    assert train(main, "run", *own[:-1], "trainer.max_rollbacks=3") == 3
+
+
+@pytest.mark.slow
+def test_one_that_went_back_as_often_as_it_may_can_be_let_go_on(tmp_path):
+    own = (*DIVERGING, "dataset.kwargs={first: 10, last: 1000}")
+    assert train(main, "run", *own, "trainer.max_rollbacks=1") == 3
+    assert len(report_of("run")["training"]["rollbacks"]) == 1
+    assert train(main, "run", *own, "trainer.max_rollbacks=3") == 3
     assert len(report_of("run")["training"]["rollbacks"]) == 3
 
 

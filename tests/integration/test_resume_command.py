@@ -125,6 +125,7 @@ class TestDone:
         # And once more by itself: it is done.
         assert "after 40 steps" in mpt("train", "resume=run").out
 
+    @pytest.mark.slow
     def test_a_diverged_one_goes_on_from_its_last_good_checkpoint(self, run, mpt):
         folder = run("diverged")
         result = mpt("train", "resume=run", "trainer.on_divergence=rollback")
@@ -146,16 +147,14 @@ class TestRefused:
         return result.err[result.err.index("error: ") :]
 
     @pytest.mark.parametrize(
-        ("override", "key"),
+        ("override", "key", "way"),
         [
-            ("optimizer.learning_rate=0.5", "optimizer.learning_rate"),
-            ("seed=3", "seed"),
-            ("batch_size=16", "batch_size"),
-            ("precision.policy=mixed_bfloat16", "precision.policy"),
-            ("dataset.shuffle=false", "dataset.shuffle"),
+            ("optimizer.learning_rate=0.5", "optimizer.learning_rate", "resume"),
+            ("optimizer.learning_rate=0.5", "optimizer.learning_rate", "command"),
+            ("precision.policy=mixed_bfloat16", "precision.policy", "resume"),
+            ("dataset.shuffle=false", "dataset.shuffle", "command"),
         ],
     )
-    @pytest.mark.parametrize("way", ["resume", "command"])
     def test_a_value_that_shapes_the_result(self, run, mpt, override, key, way):
         folder = run("cut")
         given = ["resume=run", override]
