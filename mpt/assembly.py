@@ -13,7 +13,7 @@ from mpt.loop import EvaluationLoop, iterate
 from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared
 from mpt.progress import Schedule
-from mpt.reporting import Sessions
+from mpt.reporting import EarlierProcesses
 from mpt.resuming import FolderState
 from mpt.session import Session
 from mpt.stopping import DivergenceRules
@@ -43,7 +43,7 @@ class Assembly:
             config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
         )
         reporting.describe_execution(result, prepared, execution, self._steps)
-        self._sessions = Sessions(result, session.clock, prepared, execution)
+        self._earlier = EarlierProcesses(result, session.clock, prepared, execution)
         self.training = self._training()
         result.wall_seconds.startup = session.clock.elapsed - execution.jit.seconds
 
@@ -53,7 +53,7 @@ class Assembly:
         result, prepared = session.result, session.prepared
         reporting.describe_execution(result, prepared, session.execution, self._steps)
         reporting.describe_outcome(result, prepared, self.training, self._compute)
-        self._sessions.add_up()
+        self._earlier.add_up()
 
     def _training(self) -> Training:
         session = self._session
@@ -84,7 +84,7 @@ class Assembly:
             checkpoints=_checkpointing(session) if session.whole else None,
             parts={
                 "watch": watch,
-                "run": self._sessions,
+                "run": self._earlier,
                 "folder": FolderState(
                     *(session.folder, session.resumed, prepared.config, session.composed),
                     begun=partial(session.console.attach, session.folder.log),
@@ -117,7 +117,9 @@ def _watch(session: Session) -> Watch:
     """What finds out what broke a step, and puts it where it is looked for."""
 
     def tell(found: Diagnosis) -> None:
-        session.result.diagnosis.append(found.entry())
+        if (entry := found.entry()) in session.result.diagnosis:
+            return  # the step's edge was cut short by a signal, and is done again
+        session.result.diagnosis.append(entry)
         session.console.warning(found.message)
         if session.board is not None:
             session.board.text("diagnosis/nonfinite", found.markdown, found.step)

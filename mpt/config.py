@@ -35,6 +35,8 @@ OPEN_KEYS: dict[str, tuple[tuple[type, ...], dict[str, Any]]] = {
     "optimizer.schedule.warmup_steps": ((int,), {"ge": 0}),
 }
 
+_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")  # tensorflow/python/framework/ops.py
+
 _COMPARISONS = {
     "ge": (lambda value, bound: value >= bound, "at least"),
     "gt": (lambda value, bound: value > bound, "above"),
@@ -103,6 +105,13 @@ def check(config: TrainConfig) -> None:
             )
         _check_missing(group, node)
         _check_name(f"{group}.name", node.get("name", group))
+    if not _SCOPE.fullmatch(config.model.get("name", "model")):
+        raise ConfigurationError(
+            f"model.name={config.model['name']!r} is no name that TensorFlow takes",
+            where="model.name",
+            allowed=["ASCII letters and digits, and after the first one also _ . - >"],
+            remedy="a run's own name may be any: name=...",
+        )
     _check_batch_size(config.batch_size)
     _check_open_keys(config)
     _check_loss_weights(config.loss_weights)

@@ -192,7 +192,7 @@ class Stop:
         self.path.touch()
 
 
-class Interrupts:
+class Interruption:
     """Whether this process was interrupted; some libraries turn a KeyboardInterrupt into errors.
 
     Attributes:
@@ -205,7 +205,7 @@ class Interrupts:
 
 
 @contextmanager
-def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interrupts]:
+def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interruption]:
     """Let the first interrupt ask the jobs to end, and only a second one end this process.
 
     Workers of joblib are killed, children and all, when the process that waits for them is
@@ -214,22 +214,22 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interrupts]:
     Args:
         stop: where to ask; None, that no job runs elsewhere, leaves interrupts as they are.
     """
-    interrupts = Interrupts()
+    interruption = Interruption()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        asked, again = stop(), interrupts.seen
-        interrupts.seen, interrupts.insisted = True, again
+        asked, again = stop(), interruption.seen
+        interruption.seen, interruption.insisted = True, again
         if asked is None or again:
             signal.default_int_handler(number, frame)
         asked.set()
         print("stopping: the runs save what they have; ^C again ends them at once", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
-        yield interrupts
+        yield interruption
         return
     previous = {each: signal.signal(each, handle) for each in ASKING}
     try:
-        yield interrupts
+        yield interruption
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)

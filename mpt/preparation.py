@@ -108,7 +108,7 @@ def prepare(
         objective.check_shapes(model, data)
         precision.verify(model, batch)
         if type(model).call is not keras.Model.call:  # else it has its own train_step alone
-            model._symbolic_build(data_batch=batch)
+            _build(model, batch)
         optimizer.build(model.trainable_variables)
         optimizer.histograms = _histograms(config, model)
     return Prepared(
@@ -212,6 +212,19 @@ def _optimizer(
         ),
         warnings,
     )
+
+
+def _build(model: keras.Model, batch: Any) -> None:
+    """Build what a first step would: the metrics too, by one batch's shapes."""
+    try:
+        model._symbolic_build(data_batch=batch)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigurationError(
+            f"The loss or a metric cannot be computed of what the model gives: {said}",
+            where="loss",
+            remedy="choose a loss and metrics that take such labels and outputs; auto does",
+        ) from error
 
 
 def _histograms(config: TrainConfig, model: keras.Model) -> ExponentHistograms | None:

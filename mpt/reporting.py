@@ -31,7 +31,7 @@ class Clock:
         return time.time() - self.started
 
 
-class Sessions:
+class EarlierProcesses:
     """A run that goes on after an interruption: what each process adds to the one report.
 
     What an earlier process spent after its last checkpoint is not known, and not counted.

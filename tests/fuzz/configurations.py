@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 import typing
 from typing import Any
 
@@ -42,29 +43,35 @@ def _fields(node: Any, prefix: str = "") -> dict[str, tuple[Any, dict[str, Any]]
 CLOSED = _fields(TrainConfig)
 
 
-def _number(kinds: tuple[type, ...], bounds: dict[str, Any]) -> Any:
-    """At a bound, near it, and far from it, on both of its sides."""
+HOLDS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+
+
+def _number(kinds: tuple[type, ...], bounds: dict[str, Any], sound: bool) -> Any:
+    """At a bound, near it, and far from it, on both of its sides; or `sound` ones alone."""
     ends = [bounds[name] for name in ("ge", "gt", "le", "lt") if name in bounds]
     near = {end + step for end in ends or [0] for step in (-1, 0, 1, 2, 7)}
     choices: list[Any] = sorted(near)
     if float in kinds:
         choices += [end + step for end in ends or [0] for step in (-0.5, 0.5, 1e-6)]
         choices += [0.1, 1.0, 1e4, 1e30, 1e-30, math.inf, math.nan]
+    tests = [(HOLDS[name], bounds[name]) for name in HOLDS if name in bounds]
+    if sound:
+        choices = [value for value in choices if all(holds(value, end) for holds, end in tests)]
     return st.sampled_from(choices)
 
 
-def _of_type(hint: Any, metadata: dict[str, Any]) -> Any:
-    return _of_types(typing.get_args(hint) or (hint,), metadata)
+def _of_type(hint: Any, metadata: dict[str, Any], sound: bool = False) -> Any:
+    return _of_types(typing.get_args(hint) or (hint,), metadata, sound)
 
 
-def _of_types(kinds: tuple[Any, ...], metadata: dict[str, Any]) -> Any:
+def _of_types(kinds: tuple[Any, ...], metadata: dict[str, Any], sound: bool = False) -> Any:
     choices = []
     if "choices" in metadata:
         choices.append(st.sampled_from(metadata["choices"]))
     elif str in kinds:
         choices.append(st.sampled_from(("auto", "x", "train/loss", "validation/loss", "a b")))
     if int in kinds or float in kinds:
-        choices.append(_number(kinds, metadata))
+        choices.append(_number(kinds, metadata, sound))
     if bool in kinds:
         choices.append(st.booleans())
     if type(None) in kinds:
@@ -136,6 +143,10 @@ open_keys = {
     "optimizer.schedule.boundaries": st.sampled_from(([1], [1, 2], [2, 1], [], [-1], "x")),
     "optimizer.schedule.factors": st.sampled_from(([1, 0.1], [1, 0.5, 0.1], [1], [], "x")),
 }
+# Values that no check of a single key refuses, where there are such checks.
+sound = {key: _of_types(kinds, bounds, sound=True) for key, (kinds, bounds) in OPEN_KEYS.items()}
+sound |= {key: _of_type(*about, sound=True) for key, about in CLOSED.items() if key not in SPECIAL}
+
 # Where the process, and not the run, would bear it: elsewhere, or never in a test.
 LEFT_OUT = ("run_dir", "resume", "recipe", "device.memory_limit_mb", "device.logical_cpus")
 
@@ -158,14 +169,15 @@ def written(value: Any) -> str:
 
 @st.composite
 def settings_of(draw: Any, keys: dict[str, Any], most: int, beyond: bool = True) -> dict[str, Any]:
-    """Values for some of `keys`; with `beyond` of types, too, that none of them has."""
+    """Values for some of `keys`; with `beyond` those of any type and size, too."""
     chosen = draw(
         st.lists(st.sampled_from(sorted(set(keys) - set(LEFT_OUT))), max_size=most, unique=True)
     )
     found = {}
     for key in chosen:
         other = beyond and draw(st.integers(0, 9)) == 0
-        found[key] = draw(odd | plain if other else keys[key])
+        own = keys[key] if beyond else sound.get(key, keys[key])
+        found[key] = draw(odd | plain if other else own)
     return found
 
 

@@ -232,6 +232,14 @@ def test_a_signal_in_every_hook(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_diagnosis_before_an_evaluation_that_is_cut_short_is_told_once(tmp_path):
+    own = (*OVERFLOWS, "trainer.log_every=8")
+    unbroken, resumed = in_pieces(tmp_path, [["test_begin", 8, TERM]], *own)
+    assert report_of(unbroken)["diagnosis"][0]["step"] <= 8
+    assert_identical(unbroken, resumed)
+
+
+@pytest.mark.slow
 def test_a_signal_in_the_last_evaluation_of_a_run_that_stops_early(tmp_path):
     """Its weights' average is evaluated once more."""
     own = [*DIGITS, "precision=float32", "optimizer.ema=true"]

@@ -214,7 +214,7 @@ class TestSweep:
         result = sweep(mpt)
         assert result.code == 1
         assert "No space left on device" in result.err
-        status = "failed" if lost == "1/report.json" else "not"
+        status = "killed" if lost == "1/report.json" else "not"
         rows = [line.split()[2] for line in result.out.splitlines()[1:4]]
         assert rows == ["completed", status, "completed"]
         assert "Traceback" not in result.err

@@ -228,7 +228,7 @@ class TestArrange:
         )
 
     def test_info_may_go_without_a_value(self):
-        assert arrange(["--info", "a=1"]) == (["--info"], ["a=1"])
+        assert arrange(["--info", "a=1"]) == (["--info", "all"], ["a=1"])
         assert arrange(["--info", "defaults", "a=1"]) == (["--info", "defaults"], ["a=1"])
 
     @pytest.mark.parametrize("word", ["--multi", "--experimental-rerun=x.pickle", "-x"])
