@@ -43,7 +43,8 @@ def build(
     with the values and dtypes that the function gave them. The order is as deterministic as the
     function makes it. A dataset of unknown length is read through once to count it, and so is one
     of integer labels where `classes` is null, to find the largest; and every one is, to find what
-    is broken, where that is to be left out.
+    is broken, where that is to be left out. The fingerprint holds the function's name and arguments
+    (of objects the types), the element spec and the lengths, and what is left out; no content.
 
     Args:
         function: also given `batch_size`, `seed`, `shape` and `classes` where it takes them by
@@ -115,7 +116,7 @@ def build(
         classes=classes,
         element_spec=spec,
         fingerprint=hashlib.sha256(
-            f"{function.__module__}:{function.__qualname__} {sorted((kwargs or {}).items())} "
+            f"{function.__module__}:{function.__qualname__} {_told(kwargs or {})} "
             f"{spec} {train_examples} {validation_examples}"
             f"{(left_out.count, left_out.summary) if left_out and left_out.count else ''}".encode()
         ).hexdigest(),
@@ -127,6 +128,23 @@ def build(
         reshuffles=_reshuffles(train),
         locate=partial(first_unreadable, sources) if left_out is None else None,
     )
+
+
+def _told(value: Any) -> str:
+    """`value` as every process tells it: plain values as they are, objects by their types.
+
+    The configuration's own words for an object are compared as a part of the configuration.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = sorted(value.items(), key=lambda item: str(item[0]))
+        return f"{{{', '.join(f'{key!r}: {_told(child)}' for key, child in items)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_told, value))}]"
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return f"{getattr(value, '__module__', '')}:{value.__qualname__}"
+    return f"an object of {type(value).__module__}:{type(value).__qualname__}"
 
 
 def _call(
