@@ -19,6 +19,9 @@ from mpt.cli import main
 from mpt.report.schema import json_schema
 from mpt.run_folder import read_metrics
 
+# Keras's, of one class alone; in tests a warning is an error.
+pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+
 # Small enough for hundreds of runs. What they are set to is for these keys alone.
 SMALL = (
     *("trainer.steps=3", "trainer.epochs=null", "dataset.examples=48", "batch_size=8"),
