@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mpt.data import checks
 from mpt.data.broken import LeftOut, OnError
+from mpt.data.pipeline import ENDLESS, STALL_SECONDS, Data, finished
 from mpt.data.scan import Source, first_unreadable, scan, usable
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from mpt.data.pipeline import Data
-
 SHUFFLE_BUFFER = 10_000
-ENDLESS = 2**40
 
 
 def build(
@@ -35,7 +34,7 @@ def build(
     batched: bool | None = None,
     name: str = "python",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """What `function(**kwargs)` returns: a training dataset, or (training, validation).
 
@@ -72,9 +71,6 @@ def build(
             examples, a dataset without end and without `examples`, fewer examples than a batch, an
             element that cannot be made where it was to be counted.
     """
-    from mpt.data import checks
-    from mpt.data.pipeline import Data, finished
-
     checks.batch(batch_size)
     if validation_fraction:
         raise ConfigurationError(

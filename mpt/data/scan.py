@@ -11,6 +11,7 @@ import numpy as np
 
 from mpt.data.broken import LeftOut
 from mpt.data.errors import unreadable, words
+from mpt.data.pipeline import PARALLEL_BATCHES
 from mpt.errors import ConfigurationError
 from mpt.stall import StallWatch, give_up, stalled
 
@@ -126,8 +127,6 @@ def scan(
 
 def usable(source: Source, batch_size: int, classes: int | None) -> Source:
     """`source` without what `scan` finds broken, in batches of any size."""
-    from mpt.data.pipeline import PARALLEL_BATCHES
-
     dataset = source.dataset.ignore_errors()
     if not source.batched:
         dataset = dataset.batch(batch_size)
