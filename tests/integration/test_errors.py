@@ -77,7 +77,7 @@ CONFIGURATION = [
     ),
     case("name with a separator", "name=a/b", "name", "path separator"),
     case("name that climbs", "model.name=..", "model.name"),
-    case("name that TensorFlow cannot take", "model.name=modèle", "model.name", "ASCII letters"),
+    case("name that TensorFlow cannot take", "model.name=a+b", "model.name", "ASCII letters"),
     case("key not given", "dataset=arrays", "dataset.path", "dataset.path=VALUE"),
     case("group taken away", "~optimizer", "optimizer"),
     case("several values without -m", "seed=0,1", "seed", "add -m"),
