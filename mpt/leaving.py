@@ -3,8 +3,15 @@
 import atexit
 import os
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+TIDYING_SECONDS = 2.0  # a terminal or a pipe may take nothing more
+
+hooks: list[Callable[[], object]] = []
+"""What `leave_at_once` calls first: it ends the process in the middle of everything else."""
 
 
 def leave(code: int) -> NoReturn:
@@ -21,3 +28,36 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
             stream.flush()
     os._exit(code)
+
+
+def leave_at_once(code: int, message: str) -> NoReturn:
+    """End this process with `code`, from any thread, with `message` on stderr.
+
+    For a main thread that is inside TensorFlow, where neither a signal nor an exception reaches it.
+    """
+
+    def tidy() -> None:
+        for hook in list(hooks):
+            with suppress(Exception):
+                hook()
+        with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+            print(message, file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+    tidying = threading.Thread(target=tidy, name="tidying", daemon=True)
+    tidying.start()
+    tidying.join(TIDYING_SECONDS)
+    os._exit(code)
+
+
+@contextmanager
+def tidied(tidy: Callable[[], object]) -> Iterator[None]:
+    """Call `tidy` when the block is left, and where the process ends at once within it."""
+    hooks.append(tidy)
+    try:
+        yield
+    finally:
+        hooks.remove(tidy)
+        tidy()
