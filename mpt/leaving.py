@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,10 @@ def leave(code: int) -> NoReturn:
     user's generator then waits for the interpreter, which waits for it, for ever. What was
     registered to be done at the exit is done.
     """
-    if "tensorflow.python" not in sys.modules:  # which a stand-in for it does not have
+    # `python -m` ends by SIGINT, whatever the code, where a KeyboardInterrupt came through `exec`.
+    by_another_signal = code > 128 + signal.SIGINT
+    # A stand-in for TensorFlow has no such module.
+    if "tensorflow.python" not in sys.modules and not by_another_signal:
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
