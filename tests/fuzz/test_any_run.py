@@ -10,7 +10,7 @@ import shutil
 import jsonschema
 import pytest
 from configurations import GROUPS, closed, open_keys, settings_of, written
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from mutations import FACTOR, examples
 
@@ -18,9 +18,6 @@ from mpt import report
 from mpt.cli import main
 from mpt.report.schema import json_schema
 from mpt.run_folder import read_metrics
-
-# Keras's, of one class alone; in tests a warning is an error.
-pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 
 # Small enough for hundreds of runs. What they are set to is for these keys alone.
 SMALL = (
@@ -119,7 +116,7 @@ def test_a_few_runs(answered, words):
 
 
 @pytest.mark.slow
-@settings(max_examples=80 * FACTOR)
+@settings(max_examples=80 * FACTOR, phases=[Phase.explicit, Phase.generate])  # a run is slow
 @given(st.data())
 def test_many_runs(answered, data):
     answered(data.draw(command_lines()))

@@ -117,6 +117,7 @@ INPUT = [
     case("batch too large", "dataset=arrays dataset.path=good.npz batch_size=65", "batch_size"),
     case("truncated IDX", "dataset=fashion_mnist dataset.path=idx", "t10k"),
     case("no IDX", "dataset=fashion_mnist dataset.path=absent", "dataset.path"),
+    case("one class", "dataset=synthetic dataset.classes=1", "dataset.classes", "softmax"),
     case(
         "loss that the labels do not fit",
         "loss=categorical_crossentropy model=mlp model.hidden=[4] dataset.examples=64 batch_size=8",
