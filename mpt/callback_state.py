@@ -67,26 +67,24 @@ class Callbacks:
 
 def is_plain(value: Any) -> bool:
     """Whether `kept` takes an attribute, and the same comes back."""
-    refilled = isinstance(value, dict | deque)  # see `_into`
-    return _is_plain(value, type(value) in CONTAINERS or refilled)
+    if isinstance(value, dict | deque):  # of any class: `_into` refills the one that is there
+        return _holds_plain(value)
+    return _comes_back(value)
 
 
-def _is_plain(value: Any, container: bool) -> bool:
-    """Whether `kept` takes it; `container`: it is one, and not of a class of its own."""
-    if isinstance(value, dict):
-        return container and all(map(_is_plain_within, (*value.keys(), *value.values())))
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return container and (
-            set(map(type, value)) <= {int, float} or all(map(_is_plain_within, value))
-        )
+def _comes_back(value: Any) -> bool:
+    """Whether `given_back` makes the same of what `kept` makes of it."""
+    if type(value) in CONTAINERS:
+        return getattr(value, "maxlen", None) is None and _holds_plain(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.name in DTYPES
     return value is None or isinstance(value, str | bool | int | float)
 
 
-def _is_plain_within(value: Any) -> bool:
-    exact = type(value) in CONTAINERS and getattr(value, "maxlen", None) is None
-    return _is_plain(value, exact)
+def _holds_plain(container: Any) -> bool:
+    if isinstance(container, dict):
+        container = (*container.keys(), *container.values())
+    return set(map(type, container)) <= {int, float} or all(map(_comes_back, container))
 
 
 def kept(value: Any) -> Any:

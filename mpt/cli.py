@@ -15,7 +15,7 @@ from mpt import __version__, errors
 from mpt.commands import Options
 from mpt.errors import ConfigurationError
 from mpt.leaving import leave
-from mpt.printable import printable
+from mpt.printable import print_error
 
 COMMANDS = {
     "train": "train a model, or with -m a sweep",
@@ -61,11 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         with _exported(options.allow):
             return _dispatch(words, options)
     except ConfigurationError as error:
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print_error(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -74,12 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.FAILED
     except Exception as error:  # what is expected to go wrong has an error of its own
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        print(f"error: {printable(f'{type(error).__name__}: {error}')}", file=sys.stderr)
-        print("  to do:   --debug shows the traceback", file=sys.stderr)
+        print_error(error, debug=debug)
         return errors.FAILED
 
 

@@ -115,9 +115,8 @@ def conclude(session: Session, presence: Presence) -> None:
     result.memory = memory.summary()
     _check_smoke(session.prepared, result, folder)
     result.exit_code = _exit_code(result)
-    last = _last_step(folder)
-    if result.exit_code == errors.SAVED and result.reason and last != result.training.steps:
-        result.reason.message += f"; it goes on from step {last}"
+    if result.exit_code == errors.SAVED:
+        _say_where_it_goes_on(result, folder)
     presence.count()
     result.device.concurrent_jobs = presence.most
     reporting.end(result, session.clock)
@@ -136,6 +135,13 @@ def conclude(session: Session, presence: Presence) -> None:
         )
         result.exit_code = result.exit_code or errors.FAILED
     console.close(result, folder.path)
+
+
+def _say_where_it_goes_on(result: RunReport, folder: RunFolder) -> None:
+    """Where the last checkpoint could not be written, name the step of the one before."""
+    last = _last_step(folder)
+    if result.reason is not None and last != result.training.steps:
+        result.reason.message += f"; it goes on from step {last}"
 
 
 def _report_gone(session: Session, error: FolderGone) -> None:

@@ -18,6 +18,11 @@ def ended_by(number: int) -> int:
     return 128 + number
 
 
+def of_process(code: int) -> int:
+    """A process's exit code, which is negative where a signal ended it, as a shell has it."""
+    return code if code >= 0 else ended_by(-code)
+
+
 class LauncherError(RuntimeError):
     """A launcher gave up, as when a worker of its own was killed; its jobs may be at work yet."""
 

@@ -12,6 +12,7 @@ did before.
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -28,7 +29,7 @@ _entered: list["Signals"] = []
 _masks = threading.local()  # of the thread that forks
 
 
-class Signals:
+class Signals(ABC):
     """Those of `numbers` that are received within `with`, in the main thread.
 
     Python's own handlers wait until the interpreter runs again, which may be many steps of a device
@@ -44,13 +45,13 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._ended = threading.Event()
 
+    @abstractmethod
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """What the main thread does at a signal, after it is noted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _watched(self, seen: list[int]) -> None:
         """What the thread does at the last signal of `seen`, which holds all so far."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._reading, self._writing = os.pipe()

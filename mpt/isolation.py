@@ -29,7 +29,7 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.interrupts import ASKING, Endings
 from mpt.leaving import leave
-from mpt.printable import printable
+from mpt.printable import print_error
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.5
@@ -129,28 +129,19 @@ def _execute(job: Job, endings: Endings) -> int:
             **job.options,
         )
     except ConfigurationError as error:
-        report(error, debug=job.debug)
+        print_error(error, debug=job.debug)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return endings.code
     except Exception as error:
-        if job.debug:
-            traceback.print_exception(error)
         if endings:  # which TensorFlow, while it starts, may turn into errors of its own
+            if job.debug:
+                traceback.print_exception(error)
             print("interrupted", file=sys.stderr)
             return endings.code
-        print(f"error: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
-        if not job.debug:
-            print("  to do:   --debug shows the traceback", file=sys.stderr)
+        print_error(error, debug=job.debug)
         return errors.FAILED
-
-
-def report(error: ConfigurationError, *, debug: bool) -> None:
-    """Print `error` as one block on stderr, after its traceback with `debug`."""
-    if debug:
-        traceback.print_exception(error)
-    print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
 def import_tensorflow(verbosity: int) -> None:

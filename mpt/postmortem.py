@@ -89,8 +89,7 @@ def write(
     _read_rows(content, folder)
     content.status, content.reason = _cause(exit_code, oom_suspected, content.training.steps)
     content.reason.message = message or content.reason.message
-    # As a shell has it: the report's exit codes are those that a process can have.
-    content.exit_code = exit_code if exit_code >= 0 else 128 - exit_code
+    content.exit_code = errors.of_process(exit_code)
     artifacts = {"metrics": METRICS, "log": LOG, "tensorboard": TENSORBOARD}
     content.artifacts = {k: name for k, name in artifacts.items() if (folder / name).exists()}
     try:

@@ -6,7 +6,10 @@ command to the terminal, and a line break could look like a line of ours.
 
 import re
 import shlex
+import sys
 from pathlib import Path
+
+from mpt.errors import ConfigurationError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")  # for Hydra's grammar and for a shell
 
@@ -25,6 +28,24 @@ def path_text(path: str | Path) -> str:
 def one_line(text: str) -> str:
     """`text` without line breaks, so that what a file holds cannot look like a line of ours."""
     return printable(" ".join(text.split()))
+
+
+def print_error(error: Exception, *, debug: bool) -> None:
+    """Print `error` as one block on stderr; with `debug`, its traceback first.
+
+    Args:
+        error: one of ours, in its own words, or one that nobody expected, by its type.
+    """
+    if debug:
+        import traceback  # not above: the help need not wait for it
+
+        traceback.print_exception(error)
+    if isinstance(error, ConfigurationError):
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return
+    print(f"error: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
+    if not debug:
+        print("  to do:   --debug shows the traceback", file=sys.stderr)
 
 
 def hydra_quoted(text: object) -> str:

@@ -113,7 +113,7 @@ class RunFolder:
                 if file.write(bytes(ROOM)) < ROOM:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             opened._identity = _identity(opened.path)
-            if (opened.path / HYDRA / "config.yaml").exists():  # else it may be anybody's
+            if is_run(opened.path):  # else it may be anybody's
                 for folder in (opened.path, opened.path / HYDRA):
                     for partial in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
                         partial.unlink(missing_ok=True)
@@ -313,6 +313,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run's, which its configuration is written into first of all."""
+    return os.path.exists(folder / HYDRA / "config.yaml")
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn a failure to write what a run begins with into an error of its folder's.
@@ -363,7 +368,7 @@ def _locked(folder: Path) -> IO[bytes]:
         ConfigurationError: another process holds it.
         OSError: there is no folder, or it cannot be written.
     """
-    for _ in range(MOST_LOCKS):
+    for left in reversed(range(MOST_LOCKS)):
         file = open_to_append(folder / LOCK, follow=False)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -376,7 +381,7 @@ def _locked(folder: Path) -> IO[bytes]:
             ) from None
         except OSError:
             return file  # a file system without locks
-        if _is_at(file, folder / LOCK):
+        if _is_at(file, folder / LOCK) or not left:
             break
         file.close()  # its holder has just ended, and removed it
     return file

@@ -19,7 +19,7 @@ from mpt.leaving import tidied
 from mpt.preparation import Prepared, prepare
 from mpt.reporting import Clock
 from mpt.resuming import Ended, Resumption
-from mpt.run_folder import HYDRA, RunFolder, writing
+from mpt.run_folder import RunFolder, is_run, writing
 from mpt.schema import TrainConfig
 from mpt.session import Session, opened_board
 from mpt.stall import StallWatch
@@ -120,7 +120,7 @@ def _reopened(
     run_dir: Path, config: TrainConfig, stack: ExitStack
 ) -> tuple[RunFolder | None, Ended | Resumption | None]:
     """The folder of the run that is to go on, locked, and where that stands; or no folder."""
-    if not os.path.exists(run_dir / HYDRA / "config.yaml"):
+    if not is_run(run_dir):
         return None, None
     folder = RunFolder.reopen(run_dir)
     stack.enter_context(tidied(folder.close))

@@ -36,7 +36,7 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.launching import Stop, launcher_of
 from mpt.printable import path_text, shell_word
-from mpt.run_folder import REPORT, RunFolder
+from mpt.run_folder import REPORT, RunFolder, is_run
 
 
 class Sweep:
@@ -210,7 +210,7 @@ class Sweep:
             code = content.get("exit_code") if isinstance(content, dict) else None
             code = code if isinstance(code, int) else errors.FAILED
             code = code if code <= 128 or code == errors.INTERRUPTED else 128 - code
-        elif (folder / ".hydra" / "config.yaml").exists():
+        elif is_run(folder):
             code = -signal.SIGKILL
             try_to_write(lambda: self._bury(folder))
         if code is None:

@@ -29,7 +29,7 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job, spawn
 from mpt.launching import Stop, launcher_of, leave_interrupts_to_the_sweep
-from mpt.printable import one_line, path_text
+from mpt.printable import one_line, path_text, print_error
 from mpt.run_folder import REPORT
 
 _AT_WORK = threading.Lock()  # held while a worker has a job
@@ -122,7 +122,7 @@ class SweepTask:
                 config, self.flags, self.overrides, str(run_dir), self.command, self.options
             )
         except ConfigurationError as error:
-            isolation.report(error, debug=self.options.debug)
+            print_error(error, debug=self.options.debug)
             outcome.exit_code, outcome.status = error.exit_code, "invalid"
             return
         if again:
@@ -169,7 +169,7 @@ class SweepTask:
         error = ConfigurationError(
             f"The folder of job {outcome.index} lies outside of the sweep's.", where=str(run_dir)
         )
-        isolation.report(error, debug=self.options.debug)
+        print_error(error, debug=self.options.debug)
         _remove_if_empty(run_dir)
         outcome.exit_code, outcome.status = error.exit_code, "invalid"
         note(folder, outcome)

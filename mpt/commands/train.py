@@ -153,7 +153,7 @@ def _in_child(job: Job) -> int:
     if folder.is_dir() and (code != errors.INTERRUPTED or (folder / HYDRA).is_dir()):
         config = to_config(job.config)
         postmortem.write(folder, config, command=job.command, exit_code=code, started=started)
-    return code if code >= 0 else 128 - code  # as a shell has it, and its report
+    return errors.of_process(code)  # as its report has it
 
 
 def help_text(argv: list[str]) -> str:

@@ -244,6 +244,13 @@ class TestLock:
         assert os.listdir(tmp_path) == [".lock"]
         RunFolder.create(tmp_path).close()
 
+    def test_a_file_system_that_never_knows_its_own_file_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("mpt.run_folder._is_at", lambda file, path: False)
+        with RunFolder.create(tmp_path) as folder:
+            folder.write_json("report.json", {})
+            with pytest.raises(ConfigurationError, match="Another process is training"):
+                RunFolder.reopen(tmp_path)
+
     @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "device"])
     def test_what_is_no_file_in_its_place_is_refused_without_waiting(self, tmp_path, kind):
         lock = tmp_path / "run" / ".lock"
