@@ -10,7 +10,11 @@ from mpt.errors import ConfigurationError
 from mpt.instantiate import check_arguments
 
 CHOICES = sorted(file.stem for file in (configs_dir() / "dataset").glob("*.yaml"))
-NEEDED = {"python": ["dataset.function=m:f"], "arrays": ["dataset.path=a.npz"]}
+NEEDED = {
+    "python": ["dataset.function=m:f"],
+    "arrays": ["dataset.path=a.npz"],
+    "text": ["dataset.path=a.txt"],
+}
 
 
 @pytest.mark.parametrize("name", CHOICES)
