@@ -22,6 +22,7 @@ SETTINGS = ("min_delta",)
 # A container that is no list, and no mapping of texts, is a mapping of its kind to a list.
 TUPLE, ITEMS = "$tuple", "$items"
 COLLECTIONS = {"$set": set, "$frozenset": frozenset, "$deque": deque}
+CONTAINERS = (dict, list, tuple, *COLLECTIONS.values())
 # A list of numbers of one kind is an array: that of a metric grows by one each epoch, and each
 # checkpoint holds all of it.
 NUMBERS = {"$ints": (int, "int64"), "$floats": (float, "float64")}
@@ -65,14 +66,27 @@ class Callbacks:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether `kept` takes it."""
+    """Whether `kept` takes an attribute, and the same comes back."""
+    refilled = isinstance(value, dict | deque)  # see `_into`
+    return _is_plain(value, type(value) in CONTAINERS or refilled)
+
+
+def _is_plain(value: Any, container: bool) -> bool:
+    """Whether `kept` takes it; `container`: it is one, and not of a class of its own."""
     if isinstance(value, dict):
-        return all(is_plain(key) and is_plain(child) for key, child in value.items())
+        return container and all(map(_is_plain_within, (*value.keys(), *value.values())))
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return set(map(type, value)) <= {int, float} or all(is_plain(child) for child in value)
+        return container and (
+            set(map(type, value)) <= {int, float} or all(map(_is_plain_within, value))
+        )
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.name in DTYPES
     return value is None or isinstance(value, str | bool | int | float)
+
+
+def _is_plain_within(value: Any) -> bool:
+    exact = type(value) in CONTAINERS and getattr(value, "maxlen", None) is None
+    return _is_plain(value, exact)
 
 
 def kept(value: Any) -> Any:
@@ -92,7 +106,7 @@ def kept(value: Any) -> Any:
 
 
 def given_back(state: Any) -> Any:
-    """The value that `kept` was given; of a container's subclass, the container."""
+    """The value that `kept` was given; of a mapping's subclass, the mapping."""
     if isinstance(state, list):
         return [given_back(child) for child in state]
     if isinstance(state, np.ndarray):

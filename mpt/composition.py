@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mpt import config as configuration
+from mpt import leaving
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import guarded
 from mpt.hydra_errors import explain
 from mpt.schema import TrainConfig
-from mpt.stall import leaving
 
 VERSION_BASE = "1.3"
 LONGEST_SLUG = 50  # of letters that may take four bytes each, in a file's name of at most 255
@@ -93,7 +93,7 @@ def prune() -> None:
         FolderNote.made = FolderNote.made[1:]
 
 
-leaving.append(prune)
+leaving.hooks.append(prune)
 
 
 def _slug(name: Any) -> str:

@@ -88,13 +88,20 @@ def save_model(session: Session) -> None:
         message = f"The model cannot be saved: {error.strerror or error}."
         if result.status != "interrupted":
             _fail(result, "save", message)
+        last = _last_step(folder)
+        again = "saves it" if last == result.training.steps else f"goes on from step {last or 0}"
         session.console.error(
-            f"{message}\n  to do:   make room, and mpt train resume={folder.path} saves it"
+            f"{message}\n  to do:   make room, and mpt train resume={folder.path} {again}"
         )
         return
     result.artifacts["model"] = "model.keras"
     saved = time.perf_counter() - start
     result.wall_seconds.save = (result.wall_seconds.save or 0.0) + saved
+
+
+def _last_step(folder: RunFolder) -> int | None:
+    """The step that the run can go on from; None where there is no checkpoint."""
+    return max(Checkpoints(folder.path).steps(), default=None)
 
 
 def conclude(session: Session, presence: Presence) -> None:
@@ -105,6 +112,9 @@ def conclude(session: Session, presence: Presence) -> None:
     result.memory = memory.summary()
     _check_smoke(session.prepared, result, folder)
     result.exit_code = _exit_code(result)
+    last = _last_step(folder)
+    if result.exit_code == errors.SAVED and result.reason and last != result.training.steps:
+        result.reason.message += f"; it goes on from step {last}"
     presence.count()
     result.device.concurrent_jobs = presence.most
     reporting.end(result, session.clock)

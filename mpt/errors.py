@@ -13,6 +13,11 @@ SAVED = 75  # interrupted, with a checkpoint: EX_TEMPFAIL of sysexits.h, "try ag
 INTERRUPTED = 130
 
 
+def ended_by(number: int) -> int:
+    """The exit code where the signal `number` ended it, as a shell has it."""
+    return 128 + number
+
+
 class LauncherError(RuntimeError):
     """A launcher gave up, as when a worker of its own was killed; its jobs may be at work yet."""
 

@@ -27,7 +27,7 @@ import psutil
 from mpt import errors
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
-from mpt.interrupts import ASKING
+from mpt.interrupts import ASKING, Endings
 from mpt.leaving import leave
 from mpt.printable import printable
 
@@ -111,11 +111,11 @@ def execute(job: Job) -> int:
     Returns:
         The job's exit code; 2, with the error on stderr, where configuration or input is wrong.
     """
-    with _noted_interrupts() as interrupts:
-        return _execute(job, interrupts)
+    with Endings() as endings:
+        return _execute(job, endings)
 
 
-def _execute(job: Job, interrupts: list[int]) -> int:
+def _execute(job: Job, endings: Endings) -> int:
     try:
         config = to_config(job.config)
         import_tensorflow(job.verbosity)
@@ -133,42 +133,17 @@ def _execute(job: Job, interrupts: list[int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return errors.INTERRUPTED
+        return endings.code
     except Exception as error:
         if job.debug:
             traceback.print_exception(error)
-        if interrupts:  # which TensorFlow, while it starts, may turn into errors of its own
+        if endings:  # which TensorFlow, while it starts, may turn into errors of its own
             print("interrupted", file=sys.stderr)
-            return errors.INTERRUPTED
+            return endings.code
         print(f"error: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         if not job.debug:
             print("  to do:   --debug shows the traceback", file=sys.stderr)
         return errors.FAILED
-
-
-@contextmanager
-def _noted_interrupts() -> Iterator[list[int]]:
-    """The signals that raise KeyboardInterrupt in this thread, in their order."""
-    seen: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in ASKING}
-
-    def noting(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        handler = handlers[signal.Signals(number)]
-        assert callable(handler)
-        handler(number, frame)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    wrapped = [number for number, handler in handlers.items() if callable(handler)]
-    for number in wrapped:
-        signal.signal(number, noting)
-    try:
-        yield seen
-    finally:
-        for number in wrapped:
-            signal.signal(number, handlers[number])
 
 
 def report(error: ConfigurationError, *, debug: bool) -> None:

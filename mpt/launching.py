@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mpt.errors import LauncherError
+from mpt.errors import INTERRUPTED, LauncherError, ended_by
 from mpt.interrupts import ASKING
 
 Plan = Callable[[Any, Any, Sequence[Sequence[str]], int], None]
@@ -198,10 +198,12 @@ class Interruption:
     Attributes:
         seen: it was.
         insisted: more than once: what was at work had to end at once.
+        code: the exit code where there was nothing to save.
     """
 
     seen = False
     insisted = False
+    code = INTERRUPTED
 
 
 @contextmanager
@@ -219,6 +221,7 @@ def stopping(stop: Callable[[], Stop | None]) -> Iterator[Interruption]:
     def handle(number: int, frame: FrameType | None) -> None:
         asked, again = stop(), interruption.seen
         interruption.seen, interruption.insisted = True, again
+        interruption.code = INTERRUPTED if again else ended_by(number)
         if asked is None or again:
             signal.default_int_handler(number, frame)
         asked.set()

@@ -2,9 +2,17 @@
 
 import atexit
 import os
+import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+TIDYING_SECONDS = 2.0  # a terminal or a pipe may take nothing more
+
+hooks: list[Callable[[], object]] = []
+"""What `leave_at_once` calls first: it ends the process in the middle of everything else."""
 
 
 def leave(code: int) -> NoReturn:
@@ -14,10 +22,46 @@ def leave(code: int) -> NoReturn:
     user's generator then waits for the interpreter, which waits for it, for ever. What was
     registered to be done at the exit is done.
     """
-    if "tensorflow.python" not in sys.modules:  # which a stand-in for it does not have
+    # `python -m` ends by SIGINT, whatever the code, where a KeyboardInterrupt came through `exec`.
+    by_another_signal = code > 128 + signal.SIGINT
+    # A stand-in for TensorFlow has no such module.
+    if "tensorflow.python" not in sys.modules and not by_another_signal:
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
             stream.flush()
     os._exit(code)
+
+
+def leave_at_once(code: int, message: str) -> NoReturn:
+    """End this process with `code`, from any thread, with `message` on stderr.
+
+    For a main thread that is inside TensorFlow, where neither a signal nor an exception reaches it.
+    """
+
+    def tidy() -> None:
+        for hook in list(hooks):
+            with suppress(Exception):
+                hook()
+        with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+            print(message, file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+    tidying = threading.Thread(target=tidy, name="tidying", daemon=True)
+    tidying.start()
+    tidying.join(TIDYING_SECONDS)
+    os._exit(code)
+
+
+@contextmanager
+def tidied(tidy: Callable[[], object]) -> Iterator[None]:
+    """Call `tidy` when the block is left, and where the process ends at once within it."""
+    hooks.append(tidy)
+    try:
+        yield
+    finally:
+        hooks.remove(tidy)
+        tidy()

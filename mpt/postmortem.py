@@ -59,8 +59,9 @@ def write(
 ) -> None:
     """Write the report of the run in `folder`, from what it left there, where it has none.
 
-    Nothing is written for a run that trained, or never began: its input was wrong. Where it cannot
-    be written that is said.
+    Nothing is written for a run that trained, or never began: its input was wrong, or it was to go
+    on and the report of how it ended before is still there, which it takes away when it begins.
+    Where the report cannot be written that is said.
 
     Args:
         exit_code: of its process; negative where a signal ended it.
@@ -68,7 +69,7 @@ def write(
         oom_suspected: the kernel killed a process for want of memory while the run was going on.
         message: what is known of the cause besides.
     """
-    if exit_code in (errors.OK, errors.INVALID) or _was_written(folder / REPORT, started):
+    if exit_code in (errors.OK, errors.INVALID) or (folder / REPORT).exists():
         return
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +102,6 @@ def write(
         if exit_code < 0:
             what = f"{content.reason.message}; its report cannot be written: {error.strerror}."
             print(f"error: {what}\n  where:   {path_text(folder)}", file=sys.stderr)
-
-
-def _was_written(file: Path, since: float) -> bool:
-    """Whether the process that has ended wrote its report: an older one tells of an earlier end."""
-    with suppress(OSError):
-        return file.stat().st_mtime >= since
-    return False
 
 
 def _end_session(folder: Path, content: RunReport) -> None:

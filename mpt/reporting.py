@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,26 @@ from mpt.training import Training
 from mpt.tuning import StepsPerExecution
 
 
-@dataclass
 class Clock:
-    """Where a run's wall time goes, s."""
+    """A run's wall time, which goes on evenly where the system's clock is put back.
 
-    started: float
+    Attributes:
+        started: when the run's process began, seconds since the epoch.
+    """
+
+    def __init__(self, started: float):
+        self.started = started
+        self._before = max(0.0, time.time() - started)
+        self._made = time.monotonic()
 
     @property
     def elapsed(self) -> float:
-        return time.time() - self.started
+        """Seconds since `started`, and what was added."""
+        return self._before + time.monotonic() - self._made
+
+    def add(self, seconds: float) -> None:
+        """Count what earlier processes spent, too."""
+        self._before += seconds
 
 
 class EarlierProcesses:
@@ -99,7 +110,7 @@ class EarlierProcesses:
         spent = self._result.wall_seconds
         spent.startup = (spent.startup or 0.0) + self._earlier["startup"]
         spent.tuning = (spent.tuning or 0.0) + self._earlier["tuning"]
-        self._clock.started -= self._earlier["total"]
+        self._clock.add(self._earlier["total"])
 
 
 def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -> RunReport:

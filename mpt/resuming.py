@@ -119,7 +119,7 @@ class FolderState:
         begun: Callable[[], None],
     ):
         self._folder = folder
-        self._resumed = resumed
+        self._resumed = resumed if resumed is not None and resumed.found is not None else None
         self._limits = _limits(config)
         self._composed = composed
         self._begun = begun
@@ -299,12 +299,11 @@ def _is_one_of(key: str, names: tuple[str, ...]) -> bool:
 
 def _end(run_dir: Path) -> Ended | None:
     """How the run came to its end, by its report; None where it did not."""
+    content = _report(run_dir)
     try:
-        with open_regular(run_dir / REPORT) as file:
-            content = orjson.loads(file.read(LONGEST_REPORT))
         status, steps = content["status"], content["training"]["steps"]
         code = ENDED.get(status)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     if code is None or content.get("exit_code") != code or type(steps) is not int:
         return None
@@ -321,6 +320,16 @@ def _end(run_dir: Path) -> Ended | None:
     )
 
 
+def _report(run_dir: Path) -> dict[str, Any]:
+    """What the run's report says; nothing where it cannot be read."""
+    try:
+        with open_regular(run_dir / REPORT) as file:
+            content = orjson.loads(file.read(LONGEST_REPORT))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
     try:
         found = Checkpoints(run_dir).newest(healthy=healthy)
@@ -331,6 +340,7 @@ def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
             remedy="nothing was changed; start a new run in another folder",
         ) from error
     if found is None:
+        _refuse_lost(run_dir)
         return Resumption(None, ("No checkpoint was written yet: it begins at the first step.",))
     try:
         _check_state(found)
@@ -345,6 +355,18 @@ def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
             for path, what in found.broken
         ),
     )
+
+
+def _refuse_lost(run_dir: Path) -> None:
+    """ConfigurationError where the run had a checkpoint, by its report, and has none."""
+    artifacts = _report(run_dir).get("artifacts")
+    named = artifacts.get("checkpoint") if isinstance(artifacts, dict) else None
+    if named is not None:
+        raise ConfigurationError(
+            f"The checkpoints of this run are gone: its report names {named}, and there is none.",
+            where=f"run_dir={run_dir}",
+            remedy="bring the folder back, or start a new run in another one; nothing was changed",
+        )
 
 
 def _check_state(found: Found) -> None:

@@ -38,6 +38,7 @@ METRICS = "metrics.jsonl"
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+MOST_LOCKS = 100  # tries; some file systems never say that a path is the file just opened there
 HYDRA = ".hydra"
 PARTIAL = ".partial-"  # begins the name of a file that is being written
 CHECKPOINTS = "checkpoints"
@@ -336,15 +337,17 @@ def _refuse_links(folder: Path) -> None:
     A folder to resume may be another user's; through a link it would have us write to our own
     files, and cut them off.
     """
+    folders = [folder / name for name in (HYDRA, TENSORBOARD, CHECKPOINTS)]
     events = sorted((folder / TENSORBOARD).glob("*"))
-    for path in (*(folder / name for name in (METRICS, LOG, HYDRA)), *events):
+    for path in (*folders, folder / METRICS, folder / LOG, *events):
         try:
             mode = os.lstat(path).st_mode
         except OSError:  # nothing is there
             continue
-        if not (stat.S_ISREG(mode) or (path.name == HYDRA and stat.S_ISDIR(mode))):
+        if not (stat.S_ISDIR(mode) if path in folders else stat.S_ISREG(mode)):
+            kind = "folder" if path in folders else "regular file"
             raise ConfigurationError(
-                f"{path.relative_to(folder)} is no regular file of the run.",
+                f"{path.relative_to(folder)} is no {kind} of the run.",
                 where=f"run_dir={folder}",
                 remedy="take the link or the device away, or name another folder",
             )
@@ -357,7 +360,7 @@ def _locked(folder: Path) -> IO[bytes]:
         ConfigurationError: another process holds it.
         OSError: there is no folder, or it cannot be written.
     """
-    while True:
+    for _ in range(MOST_LOCKS):
         file = open_to_append(folder / LOCK, follow=False)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -371,8 +374,9 @@ def _locked(folder: Path) -> IO[bytes]:
         except OSError:
             return file  # a file system without locks
         if _is_at(file, folder / LOCK):
-            return file
+            break
         file.close()  # its holder has just ended, and removed it
+    return file
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:

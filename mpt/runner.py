@@ -15,6 +15,7 @@ from mpt.console import Console
 from mpt.data.errors import input_error
 from mpt.execution import make_execution
 from mpt.interrupts import Interrupts
+from mpt.leaving import tidied
 from mpt.preparation import Prepared, prepare
 from mpt.reporting import Clock
 from mpt.resuming import Ended, Resumption
@@ -61,6 +62,7 @@ def run(
     clock = Clock(psutil.Process().create_time())
     whole = steps is None
     with Presence() as presence, ExitStack() as stack:
+        stack.enter_context(tidied(console.stop))
         folder, resumed = _reopened(run_dir, config, stack) if whole else (None, None)
         if isinstance(resumed, Ended):
             console.nothing_left(resumed.message, run_dir)
@@ -86,9 +88,6 @@ def run(
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             console.error(ending.out_of_memory(batch_size or config.batch_size, error))
             return errors.OUT_OF_MEMORY
-        except BaseException:
-            console.stop()
-            raise
         if steps is not None:
             prepared = _beginning(prepared, steps)
         # From here on a signal ends training, and what comes after it is brought to its end.
@@ -123,7 +122,8 @@ def _reopened(
     """The folder of the run that is to go on, locked, and where that stands; or no folder."""
     if not os.path.exists(run_dir / HYDRA / "config.yaml"):
         return None, None
-    folder = stack.enter_context(RunFolder.reopen(run_dir))
+    folder = RunFolder.reopen(run_dir)
+    stack.enter_context(tidied(folder.close))
     return folder, resuming.find(run_dir, config)
 
 

@@ -1,15 +1,14 @@
 """Waits that may have no end, watched from a thread: no TensorFlow here."""
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
 
 from mpt.errors import ConfigurationError
+from mpt.leaving import leave_at_once
 from mpt.printable import printable
 
 LONGEST_POLL = 1.0
@@ -17,10 +16,6 @@ LONGEST_POLL = 1.0
 
 LEAVE_SECONDS = 5.0
 """s to wait for the thread at the end: it may be inside `waiting`."""
-
-
-leaving: list[Callable[[], object]] = []
-"""What `give_up` calls first: it ends the process in the middle of everything else."""
 
 
 class StallWatch:
@@ -92,15 +87,7 @@ def give_up(error: ConfigurationError) -> NoReturn:
 
     For a main thread that is inside TensorFlow, where neither a signal nor an exception reaches it.
     """
-    for tidy in leaving:
-        with suppress(Exception):
-            tidy()
-    with suppress(OSError, ValueError):  # a pipe that nobody reads any more
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(error.exit_code)
+    leave_at_once(error.exit_code, f"error: {printable(str(error))}")
 
 
 @contextmanager

@@ -148,7 +148,9 @@ class Checkpoints:
         about = {step: self._about(path) for step, path in steps.items()}
         kept += [step for step in steps if about[step].get("healthy")][-1:]
         if self._keep_best:
-            kept += [step for step in steps if about[step].get("best")][-1:]
+            best = [step for step in steps if about[step].get("best")]
+            # A run that goes back behind the newest has the one before as its best again.
+            kept += [*best[-1:], *[step for step in best if about[step].get("healthy")][-1:]]
         for step, path in steps.items():
             if step not in kept:
                 with suppress(OSError):  # the new one is written all the same

@@ -16,6 +16,7 @@ from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import lifted
 from mpt.isolation import ChildInterrupted, Job, execute, spawn
 from mpt.launching import planned, stopping
+from mpt.run_folder import HYDRA
 
 
 def main(argv: list[str], options: Options) -> int:
@@ -75,7 +76,7 @@ def _drive(task: SweepTask, sweep: Sweep) -> int:
         composition.prune()
     if interrupts.seen and not codes:
         if interrupts.insisted or not sweep.ran:
-            return errors.INTERRUPTED
+            return interrupts.code
         return errors.SAVED if sweep.unfinished else outcome
     if refusals:
         raise refusals[0]
@@ -149,7 +150,7 @@ def _in_child(job: Job) -> int:
         code = spawn(job)
     except ChildInterrupted as interrupt:
         code = interrupt.code
-    if folder.is_dir():
+    if folder.is_dir() and (code != errors.INTERRUPTED or (folder / HYDRA).is_dir()):
         config = to_config(job.config)
         postmortem.write(folder, config, command=job.command, exit_code=code, started=started)
     return code if code >= 0 else 128 - code  # as a shell has it, and its report

@@ -8,15 +8,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 
 from mpt.data.broken import OnError
+from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data, Examples
 
 MEMBERS = ("x", "y", "x_val", "y_val")
 
@@ -35,7 +33,7 @@ def build(
     scale: float | None = None,
     name: str = "arrays",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Examples from x (rows, ...) and labels from y (rows, ...), with x_val and y_val or without.
 
@@ -64,8 +62,6 @@ def build(
         ConfigurationError: a file or array is missing, empty, truncated, pickled, or as
             `mpt.data.checks` says.
     """
-    from mpt.data.pipeline import Examples, from_arrays
-
     file = Path(path).expanduser()
     found = _arrays(file, labels)
     if ("x_val" in found) != ("y_val" in found):

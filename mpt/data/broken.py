@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -168,6 +168,16 @@ def _name(part: Examples, causes: Sequence[Broken], row: int) -> str:
     return f"row {row} of {part.called(cause.array)}: {cause.why(row)}"
 
 
+def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """`array` (rows, ...) in views of some 32 MiB, each with its first row's number.
+
+    So a map is not read into memory at once.
+    """
+    step = max(1, CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
+    for start in range(0, len(array), step):
+        yield start, np.asarray(array[start : start + step])
+
+
 def _values(part: Examples) -> list[Broken]:
     """Rows without a partner, and rows that hold no usable numbers."""
     found = []
@@ -209,10 +219,8 @@ def _unusable(array: np.ndarray) -> np.ndarray:
     """Rows with NaN or infinity, as float32 has them, or integers that int32 cannot hold."""
     if array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.dtype.itemsize < 4):
         return np.empty(0, np.int64)
-    step = max(1, CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
     found = [np.empty(0, np.int64)]
-    for start in range(0, len(array), step):
-        chunk = np.asarray(array[start : start + step])
+    for start, chunk in chunks(array):
         if chunk.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 good = np.isfinite(chunk.astype(np.float32, copy=False))

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpt.data.broken import OnError
+from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data
 
 # Of the 1,797 scans' pixels, which are whole numbers from 0 to 16.
 MEAN, DEVIATION = 4.884, 6.017
@@ -31,7 +28,7 @@ def build(
     examples: int | None = None,
     name: str = "digits",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Digits as float32 (8, 8, 1), pixels of mean 0 and variance 1, labels int32.
 
@@ -50,7 +47,6 @@ def build(
         ConfigurationError: scikit-learn is absent, or as `mpt.data.checks` says.
     """
     from mpt.data import checks
-    from mpt.data.pipeline import Examples, from_arrays
     from mpt.data.split import draw
 
     x, y = load()

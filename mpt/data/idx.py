@@ -10,15 +10,12 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpt.data.broken import OnError
+from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 UNSIGNED_BYTE = 8
@@ -40,7 +37,7 @@ def build(
     examples: int | None = None,
     name: str = "fashion_mnist",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Images as float32 (height, width, 1) in [0, 1], labels int32, 10 classes.
 
@@ -63,7 +60,6 @@ def build(
             `mpt.data.checks` says.
     """
     from mpt.data import keras_datasets
-    from mpt.data.pipeline import Examples, from_arrays
 
     if path is None and not DEBIAN_FOLDER.is_dir():
         return keras_datasets.build(

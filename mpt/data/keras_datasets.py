@@ -6,15 +6,12 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpt.data.broken import OnError
+from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data
 
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
 CACHED = {
@@ -36,7 +33,7 @@ def build(
     examples: int | None = None,
     name: str | None = None,
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Images as float32 (height, width, channels) in [0, 1], labels int32.
 
@@ -55,8 +52,6 @@ def build(
     Raises:
         ConfigurationError: an unknown source, a download that failed, or as `mpt.data.checks` says.
     """
-    from mpt.data.pipeline import Examples, from_arrays
-
     if source not in CLASSES:
         raise ConfigurationError(
             f"Keras has no image dataset {source!r}",

@@ -51,7 +51,8 @@ class Data:
         shape: of x, without the batch; None where x is a structure of several arrays.
         classes: labels are in [0, classes); None where y is not a class.
         element_spec: of `train`.
-        fingerprint: SHA-256 of the content, or of what its source says, and of what is left out.
+        fingerprint: SHA-256 of the content (of maps above 4 GiB, of a part of it), or of what a
+            function's dataset is told by, and of what is left out.
         bad_rows: rows that are left out as broken.
         bad_row_names: the first of them and what is wrong with each, then how many more there are.
         warnings: what the user should know before training starts.

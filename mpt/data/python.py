@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mpt.data import checks
 from mpt.data.broken import LeftOut, OnError
+from mpt.data.pipeline import ENDLESS, STALL_SECONDS, Data, finished
 from mpt.data.scan import Source, first_unreadable, scan, usable
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from mpt.data.pipeline import Data
-
 SHUFFLE_BUFFER = 10_000
-ENDLESS = 2**40
 
 
 def build(
@@ -35,7 +34,7 @@ def build(
     batched: bool | None = None,
     name: str = "python",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """What `function(**kwargs)` returns: a training dataset, or (training, validation).
 
@@ -43,7 +42,8 @@ def build(
     with the values and dtypes that the function gave them. The order is as deterministic as the
     function makes it. A dataset of unknown length is read through once to count it, and so is one
     of integer labels where `classes` is null, to find the largest; and every one is, to find what
-    is broken, where that is to be left out.
+    is broken, where that is to be left out. The fingerprint holds the function's name and arguments
+    (of objects the types), the element spec and the lengths, and what is left out; no content.
 
     Args:
         function: also given `batch_size`, `seed`, `shape` and `classes` where it takes them by
@@ -71,9 +71,6 @@ def build(
             examples, a dataset without end and without `examples`, fewer examples than a batch, an
             element that cannot be made where it was to be counted.
     """
-    from mpt.data import checks
-    from mpt.data.pipeline import Data, finished
-
     checks.batch(batch_size)
     if validation_fraction:
         raise ConfigurationError(
@@ -115,7 +112,7 @@ def build(
         classes=classes,
         element_spec=spec,
         fingerprint=hashlib.sha256(
-            f"{function.__module__}:{function.__qualname__} {sorted((kwargs or {}).items())} "
+            f"{function.__module__}:{function.__qualname__} {_told(kwargs or {})} "
             f"{spec} {train_examples} {validation_examples}"
             f"{(left_out.count, left_out.summary) if left_out and left_out.count else ''}".encode()
         ).hexdigest(),
@@ -127,6 +124,23 @@ def build(
         reshuffles=_reshuffles(train),
         locate=partial(first_unreadable, sources) if left_out is None else None,
     )
+
+
+def _told(value: Any) -> str:
+    """`value` as every process tells it: plain values as they are, objects by their types.
+
+    The configuration's own words for an object are compared as a part of the configuration.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = sorted(value.items(), key=lambda item: str(item[0]))
+        return f"{{{', '.join(f'{key!r}: {_told(child)}' for key, child in items)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_told, value))}]"
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return f"{getattr(value, '__module__', '')}:{value.__qualname__}"
+    return f"an object of {type(value).__module__}:{type(value).__qualname__}"
 
 
 def _call(

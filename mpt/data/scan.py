@@ -11,6 +11,7 @@ import numpy as np
 
 from mpt.data.broken import LeftOut
 from mpt.data.errors import unreadable, words
+from mpt.data.pipeline import PARALLEL_BATCHES
 from mpt.errors import ConfigurationError
 from mpt.stall import StallWatch, give_up, stalled
 
@@ -23,8 +24,9 @@ ELEMENTS_A_CALL = 100
 """Elements read before Python, and so Ctrl-C, has its turn."""
 
 STUCK = 1000
-"""More elements in a row than this, and than the dataset says it has, that fail with the same
-words: they are taken for one that always fails at the same place."""
+"""More elements in a row than this, and than the dataset says it has, that fail with words which
+others of that row have failed with, none between them that could be made: the dataset is taken for
+one that always fails at the same places."""
 
 SURPLUS = 10
 """Of a dataset without end, as many times the rows asked for are read to find enough good ones."""
@@ -95,7 +97,7 @@ def scan(
     import tensorflow as tf
 
     reading = _Reading(source, limit, classes, check=left_out is not None)
-    said, times = "", 0  # by the elements that failed since one could be made
+    failures = _Failures()
     with StallWatch(stall_seconds, reading.position, lambda waited: _give_up(reading, waited)):
         while not reading.enough():
             try:
@@ -105,19 +107,19 @@ def scan(
             except tf.errors.ResourceExhaustedError:
                 raise
             except tf.errors.OpError as error:
-                element = source.element(reading.elements)
+                number, said = reading.elements, words(error)
+                element = source.element(number)
                 if left_out is None:
                     raise unreadable(element, error, where="dataset.function", skip=True) from None
-                said, times = words(error), times + 1 if words(error) == said else 1
                 left_out.add(f"{element}: {said}", rows=reading.skip_one())
-                _refuse_stuck(source, element, said, times)
+                _refuse_stuck(source, element, said, failures.count(number, said))
+                _refuse_hopeless(source, reading, limit, left_out)
                 continue
-            said = ""
             if left_out is not None:
                 for row in np.flatnonzero(codes):
                     name = source.name(reading.elements - 1, int(row))
                     left_out.add(f"{name}: {REASONS[codes[row]]}")
-                _refuse_hopeless(source, reading, limit)
+                _refuse_hopeless(source, reading, limit, left_out)
     if left_out is not None:
         left_out.of += reading.rows
     return reading.found()
@@ -125,8 +127,6 @@ def scan(
 
 def usable(source: Source, batch_size: int, classes: int | None) -> Source:
     """`source` without what `scan` finds broken, in batches of any size."""
-    from mpt.data.pipeline import PARALLEL_BATCHES
-
     dataset = source.dataset.ignore_errors()
     if not source.batched:
         dataset = dataset.batch(batch_size)
@@ -168,6 +168,28 @@ def _look(sources: Sequence[Source], found: list[str], leave: threading.Event) -
         except tf.errors.OpError:
             found.append(source.element(element))
             return
+
+
+class _Failures:
+    """The elements that fail one after the other, and what they say.
+
+    Files that are not there say their names, so that only words which come again are a sign that
+    the dataset does not get on.
+    """
+
+    def __init__(self) -> None:
+        self._last = -1
+        self._heard: set[str] = set()
+        self._times = 0
+
+    def count(self, number: int, said: str) -> int:
+        """Failures in a row, element `number` the last, since one had words new to the row."""
+        if number != self._last + 1:
+            self._heard.clear()
+        self._times = self._times + 1 if said in self._heard else 1
+        self._heard.add(said)
+        self._last = number
+        return self._times
 
 
 class _Reading:
@@ -323,14 +345,19 @@ def _refuse_stuck(source: Source, element: str, said: str, times: int) -> None:
         )
 
 
-def _refuse_hopeless(source: Source, reading: _Reading, limit: int | None) -> None:
+def _refuse_hopeless(
+    source: Source, reading: _Reading, limit: int | None, left_out: LeftOut
+) -> None:
     import tensorflow as tf
 
     endless = int(source.dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
-    if endless and limit is not None and reading.rows > SURPLUS * (limit + STUCK):
+    if not endless or limit is None or reading.enough():
+        return
+    if reading.rows > SURPLUS * (limit + STUCK):
         raise ConfigurationError(
             f"only {reading.found().rows} of the first {reading.rows} rows of the {source.role} "
-            f"dataset are usable, and {limit} are asked for",
+            f"dataset are usable, and {limit} are asked for; the first that is not: "
+            f"{left_out.names[0]}",
             where="dataset.examples",
             remedy="take fewer examples, or repair the data",
         )

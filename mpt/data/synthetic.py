@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpt.data.broken import OnError
+from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data
 
 CELLS = 4
 """Cells along each axis in which a class's pattern is constant."""
@@ -37,7 +34,7 @@ def build(
     outputs: int = 1,
     name: str = "synthetic",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Classes, a regression, or token sequences.
 
@@ -65,8 +62,6 @@ def build(
     Raises:
         ConfigurationError: sizes below 1, above 16 GiB in all, or half of a token description.
     """
-    from mpt.data.pipeline import Examples, from_arrays
-
     if (vocabulary is None) != (length is None):
         raise ConfigurationError(
             "tokens need both a vocabulary and a length",

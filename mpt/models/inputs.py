@@ -36,6 +36,12 @@ def head(classes: int | None, outputs: int) -> keras.layers.Layer:
 
     if classes is None:
         return keras.layers.Dense(at_least_one(outputs, "model.outputs"), name="head")
+    if classes < 2:
+        raise ConfigurationError(
+            "there is one class alone, and a softmax over it is always 1",
+            where="dataset.classes",
+            remedy="give labels of two classes or more, or dataset.classes=null for a regression",
+        )
     return keras.layers.Dense(classes, activation="softmax", name="head")
 
 

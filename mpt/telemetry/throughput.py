@@ -104,7 +104,7 @@ class Throughput:
     def add_wait(self, window: Window) -> None:
         """Count the window's waiting for data, unless any of it belongs to the warm-up."""
         if self._is_warm(window.step - window.steps) and window.data_wait is not None:
-            self._data_wait += window.data_wait
+            self._data_wait += max(0.0, window.data_wait)  # by a clock that may be put back
             self._waited_seconds += window.seconds
 
     def extend_warmup(self, step: int) -> None:

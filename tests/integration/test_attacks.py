@@ -87,6 +87,15 @@ def link(file: Path) -> None:
     file.symlink_to(Path("PRECIOUS").absolute())
 
 
+def linked(folder: Path) -> None:
+    """Put a link to a folder of the user's, with the same in it, in its place."""
+    theirs = Path("theirs").absolute() / folder.name
+    theirs.parent.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    folder.rename(theirs)
+    folder.symlink_to(theirs)
+
+
 class Gadget:
     """Makes the canary when it is unpickled."""
 
@@ -770,6 +779,10 @@ RUNS = [
         resumed(f"{name}: {kind.__name__}", lambda run, n=name, k=kind: k(run / n), "run_dir")
         for name in ("metrics.jsonl", "train.log", ".lock")
         for kind in (link, pipe)
+    ),
+    *(
+        resumed(f"{name} elsewhere", lambda run, n=name: linked(run / n), "run_dir", "no folder")
+        for name in ("tensorboard", "checkpoints")
     ),
     resumed("a checkpoint without end", checkpoint(endless), "checkpoints"),
     resumed("a pipe of a checkpoint", checkpoint(pipe), "checkpoints"),

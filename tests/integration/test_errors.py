@@ -77,7 +77,7 @@ CONFIGURATION = [
     ),
     case("name with a separator", "name=a/b", "name", "path separator"),
     case("name that climbs", "model.name=..", "model.name"),
-    case("name that TensorFlow cannot take", "model.name=modèle", "model.name", "ASCII letters"),
+    case("name that TensorFlow cannot take", "model.name=a+b", "model.name", "ASCII letters"),
     case("key not given", "dataset=arrays", "dataset.path", "dataset.path=VALUE"),
     case("group taken away", "~optimizer", "optimizer"),
     case("several values without -m", "seed=0,1", "seed", "add -m"),
@@ -117,6 +117,7 @@ INPUT = [
     case("batch too large", "dataset=arrays dataset.path=good.npz batch_size=65", "batch_size"),
     case("truncated IDX", "dataset=fashion_mnist dataset.path=idx", "t10k"),
     case("no IDX", "dataset=fashion_mnist dataset.path=absent", "dataset.path"),
+    case("one class", "dataset=synthetic dataset.classes=1", "dataset.classes", "softmax"),
     case(
         "loss that the labels do not fit",
         "loss=categorical_crossentropy model=mlp model.hidden=[4] dataset.examples=64 batch_size=8",

@@ -1,6 +1,6 @@
 """What callbacks have counted comes back in another process as what it was."""
 
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 
 import keras
 import numpy as np
@@ -74,6 +74,26 @@ def test_a_dictionary_with_defaults_keeps_its_defaults(stored):
     found = go_on(stored, Counting(seen=before), Counting(seen=now)).seen
     found["b"].append(2)
     assert found == {"a": [1], "b": [2]}
+
+
+Best = namedtuple("Best", "step loss")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Best(3, 0.5),
+        lambda: [Best(3, 0.5)],
+        lambda: {"a": Counter("aab")},
+        lambda: [defaultdict(list, a=[1])],
+        lambda: {"last": deque([1, 2], maxlen=2)},
+    ],
+)
+def test_what_would_come_back_as_something_else_stays_as_it_is_made(stored, made):
+    now = go_on(stored, Counting(value=made()), Counting(value=made(), other=1))
+    assert now.value == made()
+    assert repr(now.value) == repr(made())
+    assert "value" not in Callbacks([now]).state()["callbacks"][0]["values"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool", "bfloat16"])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARENT = """
     import multiprocessing, os, signal, sys, time
     from mpt import interrupts
-    from mpt.interrupts import Interrupts
+    from mpt.interrupts import Endings, Interrupts
     from mpt.run_folder import RunFolder
 
     interrupts.GRACE_SECONDS = 0.3
@@ -117,6 +117,18 @@ def test_a_child_that_leaves_the_with_leaves_the_run_alone():
             print(bool(interrupted))
     """
     assert run(body) == ["1", "asked", "True"]
+
+
+def test_a_signal_to_a_worker_forked_before_training_is_none_to_the_run():
+    body = """
+        with Endings() as endings:
+            worker = forked()
+            os.kill(worker.pid, signal.SIGINT)
+            worker.join(5)
+            time.sleep(0.5)
+            print(worker.exitcode, bool(endings))
+    """
+    assert run(body) == ["7 False"]
 
 
 def test_the_end_waits_for_no_worker():

@@ -1,7 +1,11 @@
 """The end of a process with TensorFlow in it."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # What a run over a user's generator is at its end: a thread of tf.data's is inside the generator.
 SLOW = """
@@ -33,3 +37,24 @@ def test_a_generator_at_work_keeps_no_process():
 def test_without_tensorflow_a_process_ends_as_any_other():
     words = "from mpt.leaving import leave; leave(3)"
     assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 3
+
+
+def test_the_code_of_a_signal_stands_where_its_interrupt_came_through_code_of_a_string(tmp_path):
+    """As while a dataclass is made: `python -m` notes that, and would end by SIGINT."""
+    lines = (
+        "import atexit",
+        "from mpt.leaving import leave",
+        "atexit.register(print, 'registered')",
+        "try: exec('raise KeyboardInterrupt')",
+        "except KeyboardInterrupt: leave(143)",
+    )
+    (tmp_path / "program.py").write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-m", "program"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (143, "registered\n")

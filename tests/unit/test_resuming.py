@@ -88,6 +88,14 @@ class TestWhatIsThere:
         assert (found.found, found.run, found.state) == (None, {}, None)
         assert "begins at the first step" in found.warnings[0]
 
+    def test_a_run_whose_checkpoints_are_gone(self, run, config):
+        folder = run(config, "interrupted", 75)
+        content = json.loads((folder / "report.json").read_text())
+        content["artifacts"] = {"checkpoint": "checkpoints/step-00000040.ckpt"}
+        (folder / "report.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigurationError, match=r"are gone: .*step-00000040\.ckpt"):
+            resuming.find(folder, config)
+
     def test_a_run_with_one(self, run, config):
         found = resuming.find(run(config, step=7), config)
         assert (found.found.step, found.run) == (7, CHOSEN)

@@ -124,8 +124,9 @@ def test_an_error_passes_through() -> None:
 def test_giving_up_ends_a_process_whose_main_thread_is_stuck() -> None:
     code = (
         "import threading\n"
-        "from mpt.stall import awaiting, leaving\n"
-        "leaving.extend([lambda: 1 / 0, lambda: print('tidy')])\n"
+        "from mpt.leaving import hooks\n"
+        "from mpt.stall import awaiting\n"
+        "hooks.extend([lambda: 1 / 0, lambda: print('tidy')])\n"
         "print('begun')\n"
         "with awaiting('the first batch', 0.2):\n"
         "    threading.Lock().acquire(), threading.Semaphore(0).acquire()\n"

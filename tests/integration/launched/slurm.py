@@ -44,6 +44,7 @@ def start(task):
         start_new_session=True,
     )
     (STATE / f"{task}.pid").write_text(str(process.pid))
+    (STATE / f"{task}.requeued").unlink(missing_ok=True)
 
 
 def srun(*words):
@@ -56,6 +57,9 @@ def srun(*words):
     for number, option in ((1, "--output"), (2, "--error")):
         path = streams[option].replace("%A", str(JOB)).replace("%t", "0")
         path = path.replace("%a", os.environ["SLURM_ARRAY_TASK_ID"])
+        # A real cluster is slower than submitit, which writes this once the jobs are submitted.
+        while not list(Path(path).parent.glob("*_submitted.pkl")):
+            time.sleep(0.05)
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.execvp(words[0], words)
 
@@ -63,11 +67,14 @@ def srun(*words):
 def sacct(*_):
     print("JobID|State|NodeList")
     for file in STATE.glob("*.pid"):
-        print(f"{JOB}_{file.stem}|{'RUNNING' if alive(file) else 'COMPLETED'}|localhost")
+        state = "RUNNING" if alive(file) else "COMPLETED"
+        state = "REQUEUED" if file.with_suffix(".requeued").exists() else state
+        print(f"{JOB}_{file.stem}|{state}|localhost")
 
 
 def scontrol(_requeue, job):
     task = job.split("_")[1]
+    (STATE / f"{task}.requeued").touch()
     subprocess.Popen([sys.executable, __file__, "restart", task], start_new_session=True)
 
 

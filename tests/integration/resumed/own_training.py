@@ -158,6 +158,19 @@ def shuffled_by_itself(reshuffle, rows=320):
     return training.shuffle(rows, seed=11, reshuffle_each_iteration=reshuffle), held_out
 
 
+def hung(hang="hang.txt", file="hung.txt"):
+    """Data that never come once there is a file `hang`; `file` says that they are asked for."""
+
+    def rows():
+        if Path(hang).exists():
+            Path(file).touch()
+            time.sleep(3600)
+        yield from zip(*images(), strict=True)
+
+    signature = (tf.TensorSpec((8, 8, 1), tf.float32), tf.TensorSpec((), tf.int32))
+    return tf.data.Dataset.from_generator(rows, output_signature=signature)
+
+
 def bad_for_a_while(first, last, rows=960, batch=32):
     """Training data whose batches from `first` to `last`, from 0, are not finite; 30 an epoch."""
     x, y = images(rows)

@@ -61,6 +61,15 @@ class TestRetention:
         assert kept(store) == [30, 50, 60]
         assert store.best().name == "step-00000030.ckpt"
 
+    def test_the_best_one_of_those_to_go_back_to(self, tmp_path):
+        store = Checkpoints(tmp_path, keep=1, keep_best=True)
+        store.save(10, {}, best=True)
+        store.save(20, {})
+        store.save(30, {}, best=True, healthy=False)
+        assert kept(store) == [10, 20, 30]
+        store.forget_after(20)
+        assert store.best().name == "step-00000010.ckpt"
+
     def test_no_best_one_where_none_is_asked_for(self, tmp_path):
         store = Checkpoints(tmp_path, keep=1)
         for step in (10, 20):

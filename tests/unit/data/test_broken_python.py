@@ -139,6 +139,62 @@ def test_a_file_that_is_not_there_is_not_looked_for_without_end(
         assert f"example {9 + times} of the training dataset" in caught.value.message
 
 
+def test_failures_with_good_elements_between_are_not_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan, "STUCK", 20)
+
+    def pick(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        bad = tf.debugging.Assert(row % 10 != 9, ["always the same words"])
+        with tf.control_dependencies([bad]):
+            return tf.cast(row, tf.float32)[tf.newaxis], row % 3
+
+    data = skip(lambda: tf.data.Dataset.range(300).filter(lambda row: row >= 0).map(pick))
+    assert (data.train_examples, data.bad_rows) == (270, 30)
+    assert stream(data.train, 67) == [row for row in range(300) if row % 10 != 9][:268]
+
+
+def unread(paths: list[str]) -> tf.data.Dataset:
+    """Elements of `paths`, over and over, none of which is there."""
+    dataset = tf.data.Dataset.from_tensor_slices(paths).repeat(50)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return dataset.map(lambda path: (tf.strings.to_number([tf.io.read_file(path)]), 0))
+
+
+def test_files_of_a_wrong_folder_are_not_read_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "STUCK", 20)
+    paths = [str(tmp_path / f"{number}.txt") for number in range(400)]
+    with pytest.raises(ConfigurationError, match="only 0 of the first 241 rows") as caught:
+        skip(lambda: unread(paths), examples=4)
+    assert caught.value.where == "dataset.examples"
+    assert "example 0 of the training dataset: " in caught.value.message
+    assert f"{paths[0]}; No such file" in caught.value.message
+    # Few of them come again and again, each in words of its own.
+    with pytest.raises(ConfigurationError, match=r"21 elements in a row, up to example 22 .*1.txt"):
+        skip(lambda: unread(paths[:3]), examples=4)
+
+
+def test_shards_that_are_not_there_fail_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "STUCK", 20)
+    absent = [str(tmp_path / name) for name in "ab"]
+
+    def load() -> tf.data.Dataset:
+        def parse(record: tf.Tensor) -> tuple[tf.Tensor, int]:
+            return tf.ensure_shape(tf.io.decode_raw(record, tf.float32), (2,)), 0
+
+        shards = tf.data.Dataset.from_tensor_slices(absent)
+        return shards.interleave(tf.data.TFRecordDataset, cycle_length=2, num_parallel_calls=2).map(
+            parse
+        )
+
+    with pytest.raises(ConfigurationError, match="21 elements in a row"):
+        skip(load)
+
+
 def test_a_generator_that_raises_has_given_its_last_element() -> None:
     def generate() -> Iterator[tuple[np.ndarray, int]]:
         for row in range(10):

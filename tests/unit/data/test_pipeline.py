@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mpt.data import pipeline
+from mpt.data import checks, pipeline
 from mpt.data.pipeline import Data, Examples, from_arrays
 from mpt.errors import ConfigurationError
 
@@ -271,6 +273,58 @@ def test_fingerprint_follows_the_content() -> None:
     changed.x[3] += 1
     assert build(rows(30)).fingerprint == build(same).fingerprint
     assert build(rows(30)).fingerprint != build(changed).fingerprint
+
+
+def test_fingerprint_follows_every_byte_of_a_large_array(tmp_path: Path) -> None:
+    def fingerprint(x: np.ndarray) -> str:
+        return checks.fingerprint([Examples(x, np.zeros(len(x)), "rows")])
+
+    x = np.random.default_rng(0).integers(0, 256, (70_000, 640), np.uint8)  # 43 MiB
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    whole = fingerprint(x)
+    assert fingerprint(mapped) == fingerprint(np.asfortranarray(x)) == whole
+    for row, column in ((1, 0), (35_001, 7), (69_998, 639)):
+        x[row, column] ^= 1
+        assert fingerprint(x) != whole
+        mapped[row, column] ^= 1
+        assert fingerprint(mapped) == fingerprint(x)
+        x[row, column] ^= 1
+        mapped[row, column] ^= 1
+    assert fingerprint(x) == whole
+
+
+def test_fingerprint_of_a_file_beyond_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "HASHED_WHOLE", 1000)
+    monkeypatch.setattr(checks, "HASHED_ROWS", 10)
+    file = tmp_path / "x.npy"
+    np.save(file, np.zeros((500, 1), np.float32))
+
+    def fingerprint() -> str:
+        x = np.load(file, mmap_mode="r")[:, 0]
+        return checks.fingerprint([Examples(x, np.zeros(3), "rows")])
+
+    first, times = fingerprint(), file.stat()
+    assert fingerprint() == first
+    changed = np.load(file, mmap_mode="r+")
+    changed[0] = 1  # one of the ten rows
+    changed.flush()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint() != first
+    changed[0] = 0
+    changed.flush()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint() == first
+    changed[1] = 1  # none of them: the time of the change tells
+    changed.flush()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert fingerprint() != first
+    with file.open("ab") as stream:
+        stream.write(b"more")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint() != first
 
 
 @pytest.mark.parametrize(

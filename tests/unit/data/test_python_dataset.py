@@ -65,6 +65,36 @@ def test_a_function_that_takes_batch_size_returns_batches() -> None:
     assert (data.train_examples, data.steps_per_epoch) == (16, 4)
 
 
+class Augmentation:
+    """Has no `__repr__` of its own, so that Python's tells its address."""
+
+
+class Other(Augmentation):
+    """Another class."""
+
+
+def test_the_fingerprint_is_that_of_the_configuration_not_of_an_object_s_address() -> None:
+    def load(**kwargs: Any) -> tf.data.Dataset:
+        return singles()
+
+    def fingerprint(first: Any, second: Any, rate: Any = 0.5) -> str:
+        kwargs = {"aug": first, "all": [{"deep": second, "rate": rate}], "name": "x"}
+        return build(load, kwargs=kwargs).fingerprint
+
+    objects = [Augmentation() for _ in range(4)]  # alive together: each at an address of its own
+    same = fingerprint(objects[0], objects[1])
+    assert fingerprint(objects[2], objects[3]) == same
+    others = {
+        fingerprint(Other(), objects[1]),
+        fingerprint(objects[0], Other()),
+        fingerprint(objects[0], objects[1], rate=0.25),
+        fingerprint(objects[0], objects[1], rate="0.5"),
+        fingerprint(objects[0], Augmentation),
+        fingerprint(objects[0], singles),
+    }
+    assert len(others - {same}) == 6
+
+
 def test_unknown_length_is_counted() -> None:
     data = build(lambda: singles().filter(lambda x, y: y != 1))
     assert (data.train_examples, data.steps_per_epoch, data.classes) == (20, 5, 3)
