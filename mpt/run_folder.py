@@ -344,7 +344,7 @@ def _refuse_links(folder: Path) -> None:
             mode = os.lstat(path).st_mode
         except OSError:  # nothing is there
             continue
-        if not (stat.S_ISDIR(mode) if path in folders else stat.S_ISREG(mode)):
+        if stat.S_ISLNK(mode) if path in folders else not stat.S_ISREG(mode):
             kind = "folder" if path in folders else "regular file"
             raise ConfigurationError(
                 f"{path.relative_to(folder)} is no {kind} of the run.",

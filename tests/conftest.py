@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -15,7 +16,20 @@ import pytest
 # Before any test imports TensorFlow: its C++ part otherwise fills stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Put the root logger back: Hydra's --info leaves a handler and a level of its own."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +57,6 @@ def mpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MPT_ALLOW", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    root = logging.getLogger()
-    # Hydra's --info leaves a handler and a level of its own.
-    monkeypatch.setattr(root, "handlers", list(root.handlers))
-    monkeypatch.setattr(root, "level", root.level)
 
     def call(*words: str) -> Result:
         capfd.readouterr()

@@ -1,10 +1,11 @@
 """How much is tried, and the run that is mutilated.
 
-The examples are the same each time. MPT_FUZZ=N tries N times as many, others each time.
+The examples are the same each time. MPT_FUZZ=N tries N times as many, others each time, and spends
+minutes on making one that fails smaller.
 """
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from mutations import FACTOR
 
 settings.register_profile(
@@ -13,6 +14,7 @@ settings.register_profile(
     database=None,
     deadline=None,
     print_blob=True,
+    phases=[Phase.explicit, Phase.generate] + [Phase.shrink] * (FACTOR > 1),
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.too_slow,

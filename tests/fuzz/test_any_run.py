@@ -10,7 +10,7 @@ import shutil
 import jsonschema
 import pytest
 from configurations import GROUPS, closed, open_keys, settings_of, written
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import FACTOR, examples
 
@@ -116,7 +116,7 @@ def test_a_few_runs(answered, words):
 
 
 @pytest.mark.slow
-@settings(max_examples=80 * FACTOR, phases=[Phase.explicit, Phase.generate])  # a run is slow
+@settings(max_examples=80 * FACTOR)
 @given(st.data())
 def test_many_runs(answered, data):
     answered(data.draw(command_lines()))

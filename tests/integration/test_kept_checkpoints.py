@@ -102,8 +102,7 @@ def test_jobs_of_a_sweep_go_on_from_their_checkpoints(tmp_path):
     command = [word for word in resumed_runs.words("x", *own) if not word.startswith("run_dir")]
 
     def start(*given):
-        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "mpt", *command, "-m", "seed=0,1", *given],
             cwd=tmp_path,
             env=environment,
@@ -111,8 +110,6 @@ def test_jobs_of_a_sweep_go_on_from_their_checkpoints(tmp_path):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        signal.signal(signal.SIGINT, previous)
-        return process
 
     sweep = tmp_path / "sweep"
     process = start(f"hydra.sweep.dir={sweep}")

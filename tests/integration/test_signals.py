@@ -33,8 +33,6 @@ class Process:
     def start(self, code=None):
         """Start it; with `code` in the place of the module mpt."""
         program = ["-c", code] if code else ["-m", "mpt"]
-        # A shell starts background jobs with SIGINT ignored, and children would inherit that.
-        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         command = words(self.folder, *self.data, *self.own)
         if "-m" in command:
             command.remove(f"run_dir={self.folder}")
@@ -50,7 +48,6 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        signal.signal(signal.SIGINT, previous)
         return self
 
     def wait_for(self, condition, seconds=120):

@@ -386,8 +386,6 @@ def sleeping_sweep(tmp_path):
     """A sweep whose children only sleep; `python` reads sitecustomize in each of them."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(CHILD)
-    # A shell starts background jobs with SIGINT ignored, and children would inherit that.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "mpt", "train", "-m", "seed=0,1"],
         cwd=tmp_path,
@@ -396,7 +394,6 @@ def sleeping_sweep(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    signal.signal(signal.SIGINT, previous)
     assert process.stdout.readline() == "training\n"
     yield process
     process.kill()

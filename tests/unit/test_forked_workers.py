@@ -25,8 +25,6 @@ PARENT = """
     from mpt.run_folder import RunFolder
 
     interrupts.GRACE_SECONDS = 0.3
-    # A shell starts background jobs with SIGINT ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def work():
         print("worker", os.getpid(), flush=True)
