@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "every layer's precision, size and cost, before any training",
     "probe": "what a policy loses on real batches, and the loss scale it needs",
     "bisect": "the layers that must stay in float32 for a run to succeed",
+    "evaluate": "a trained model on its validation data, under another policy",
     "compare": "runs and sweeps held against one another, and the verdict",
     "show": "the report of one run, on the console or as a page",
     "board": "TensorBoard over runs and sweeps, on a free port",

@@ -224,6 +224,14 @@ def _train(
     gather: Callable, rows: int, batch_size: int, seed: int, shuffle: bool, position: int = 0
 ) -> tf.data.Dataset:
     """Endless batches from number `position` on; `gather` takes int32 positions (batch_size,)."""
+    dataset = order(rows, batch_size, seed, shuffle, position)
+    return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
+
+
+def order(
+    rows: int, batch_size: int, seed: int, shuffle: bool, position: int = 0
+) -> tf.data.Dataset:
+    """Endless int32 (batch_size,): which of the rows make up each batch, from `position` on."""
     import tensorflow as tf
 
     steps = rows // batch_size
@@ -248,8 +256,7 @@ def _train(
         passed = tf.where(block == first, inside, 0)
         return tf.data.Dataset.from_tensor_slices(whole[passed:])
 
-    dataset = tf.data.Dataset.range(first, ENDLESS).flat_map(orders)
-    return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
+    return tf.data.Dataset.range(first, ENDLESS).flat_map(orders)
 
 
 def _validation(gather: Callable, rows: int, batch_size: int) -> tf.data.Dataset:

@@ -14,6 +14,7 @@ NEEDED = {
     "python": ["dataset.function=m:f"],
     "arrays": ["dataset.path=a.npz"],
     "text": ["dataset.path=a.txt"],
+    "image_folder": ["dataset.path=images"],
 }
 
 
