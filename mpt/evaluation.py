@@ -83,7 +83,7 @@ def evaluate(prepared: Prepared) -> dict[str, float]:
     loop = EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
 
     def stalled(waited: float) -> None:
-        stall.give_up(f"validation batch {loop.awaited()}", waited)
+        stall.give_up(stall.stalled(f"validation batch {loop.awaited()}", waited))
 
     try:
         with StallWatch(data.stall_seconds, loop.awaited, stalled):

@@ -266,7 +266,7 @@ def _train(
         return load(content, tf.stack([tf.constant(seed, tf.int64), number])), label
 
     rows = order(len(files.paths), batch_size, seed, shuffle, position).unbatch()
-    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(position * batch_size, ENDLESS), rows)
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(position * batch_size, ENDLESS), rows))
     dataset = numbered.map(example, num_parallel_calls=_cores(), deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if augmentation.mixup:
@@ -274,10 +274,11 @@ def _train(
 
         def mixture(number: tf.Tensor, batch: Any) -> Any:
             # Numbers from the end, which no example's crop has.
-            return mix(*batch, tf.stack([tf.constant(seed, tf.int64), -1 - number]))
+            x, y = batch
+            return mix(x, y, tf.stack([tf.constant(seed, tf.int64), -1 - number]))
 
         numbers = tf.data.Dataset.range(position, ENDLESS)
-        dataset = tf.data.Dataset.zip(numbers, dataset).map(mixture)
+        dataset = tf.data.Dataset.zip((numbers, dataset)).map(mixture)
     return finished(dataset)
 
 
@@ -310,7 +311,8 @@ def _broken(files: Files, channels: int, seconds: float = math.inf) -> list[int]
 
     rows = tf.data.Dataset.range(len(files.paths))
     whole = rows.map(decoded, num_parallel_calls=_cores(), deterministic=True).ignore_errors()
-    end, broken, expected = time.monotonic() + seconds, [], 0
+    end, expected = time.monotonic() + seconds, 0
+    broken: list[int] = []
     for row, _ in whole.as_numpy_iterator():
         broken += range(expected, int(row))
         expected = int(row) + 1

@@ -57,7 +57,7 @@ class Augmentation:
 
 
 def training(augmentation: Augmentation) -> Callable[[Any, Any], Any]:
-    """A function from a file's bytes and an int64 seed (2,) to float32 (height, width, channels)."""
+    """A function from a file's bytes and an int64 seed (2,) to an image as `validation` has it."""
     import tensorflow as tf
 
     if augmentation.area is None:

@@ -61,7 +61,9 @@ def test_it_is_what_keras_says_of_the_saved_model(mpt, trained, compose):
     model = keras.models.load_model(trained / "model.keras", compile=False)
     model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     batches = list(data.validation.take(data.validation_batches))
-    x, y = (np.concatenate([part.numpy() for part in parts]) for parts in zip(*batches, strict=True))
+    x, y = (
+        np.concatenate([part.numpy() for part in parts]) for parts in zip(*batches, strict=True)
+    )
     loss, accuracy = model.evaluate(x, y, verbose=0)
     assert content["metrics"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert content["metrics"]["accuracy"] == pytest.approx(accuracy)
@@ -71,9 +73,9 @@ def test_what_it_prints(mpt, trained):
     done = mpt("evaluate", str(trained), "precision=mixed_bfloat16")
     assert done.code == 0
     head, *rows = done.out.splitlines()
-    assert head.startswith("examples     80 (0.2 of the training examples), ")
+    assert head.startswith("examples     80 (80 scans, evenly spaced), ")
     assert rows[0].split() == ["mixed_bfloat16", "trained,", "float32", "difference"]
-    assert [row.split()[0] for row in rows[1:]] == ["accuracy", "loss"]
+    assert [row.split()[0] for row in rows[1:]] == ["loss", "accuracy"]
 
 
 @pytest.mark.parametrize(

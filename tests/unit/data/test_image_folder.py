@@ -152,7 +152,9 @@ def test_mixup_mixes_images_and_labels_alike(folder):
         weight = np.median(
             ((mixed_y - one_hot[::-1])[changed]) / (one_hot - one_hot[::-1])[changed]
         )
-        np.testing.assert_allclose(mixed_y, weight * one_hot + (1 - weight) * one_hot[::-1], atol=1e-5)
+        np.testing.assert_allclose(
+            mixed_y, weight * one_hot + (1 - weight) * one_hot[::-1], atol=1e-5
+        )
         np.testing.assert_allclose(mixed_x, weight * x + (1 - weight) * x[::-1], atol=1e-5)
         weights.append(weight)
     assert len(set(np.round(weights, 4))) == 6
@@ -187,9 +189,7 @@ def test_a_broken_image_is_named(folder):
 def test_other_files_are_counted(folder):
     (folder / "train/ape/notes.txt").write_text("x")
     (folder / "val/bee/Thumbs.db").write_text("x")
-    assert built(folder).warnings == (
-        "2 files in the class folders are no images: 1 .txt, 1 .db",
-    )
+    assert built(folder).warnings == ("2 files in the class folders are no images: 1 .txt, 1 .db",)
 
 
 def test_the_fingerprint_is_that_of_the_files(folder, tmp_path):
