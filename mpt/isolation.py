@@ -43,6 +43,7 @@ TASKS = {
     "inspect": "mpt.inspection",
     "probe": "mpt.probing",
     "evaluate": "mpt.evaluation",
+    "export": "mpt.exporting",
 }
 
 

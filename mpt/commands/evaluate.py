@@ -9,7 +9,7 @@ from mpt.commands.flags import Flag, take
 from mpt.commands.resume import assign, job_with
 from mpt.config import configs_dir
 from mpt.errors import ConfigurationError
-from mpt.isolation import execute
+from mpt.isolation import Job, execute
 
 FLAGS = {"--json": Flag()}
 GROUPS = ("precision", "device")  # whose choices can be named
@@ -44,10 +44,21 @@ def main(argv: list[str], options: Options) -> int:
         ConfigurationError: there is no such run, or an override is wrong.
     """
     values, words = take(argv, FLAGS)
+    job = trained("evaluate", words, ["mpt", "evaluate", *argv], options)
+    job.options = {"as_json": values["json"]}
+    return execute(job)
+
+
+def trained(task: str, words: list[str], command: list[str], options: Options) -> Job:
+    """The job of doing `task` with the model of the run that `words` name, beside overrides.
+
+    Raises:
+        ConfigurationError: there is no such run, or an override is wrong.
+    """
     paths = [word for word in words if "=" not in word]
     if len(paths) != 1 or paths[0].startswith("-"):
         raise ConfigurationError(
-            f"mpt evaluate takes one run, and {len(paths)} were given",
+            f"mpt {task} takes one run, and {len(paths)} were given",
             where="command line",
             remedy="name a run's folder, then overrides such as precision=float16",
         )
@@ -55,21 +66,21 @@ def main(argv: list[str], options: Options) -> int:
     overrides = [word for word in words if "=" in word]
     config = resuming.configuration(folder)
     for override in overrides:
-        _set(config, override)
+        _set(config, override, task)
     config["init_from"] = str(folder.resolve() / "model.keras")
     if config["batch_size"] == "max":
         config["batch_size"] = resuming.batch_size(folder)
-    job = job_with(config, folder, overrides, ["mpt", "evaluate", *argv], options)
-    job.task, job.options = "evaluate", {"as_json": values["json"]}
-    return execute(job)
+    job = job_with(config, folder, overrides, command, options)
+    job.task = task
+    return job
 
 
-def _set(config: dict[str, Any], override: str) -> None:
+def _set(config: dict[str, Any], override: str, task: str) -> None:
     """Set a key, or take a group's choice, in `config`."""
     key, _, choice = override.partition("=")
     if key.partition(".")[0] not in KEYS:
         raise ConfigurationError(
-            f"{override} has no place in an evaluation.", where=key, allowed=KEYS, value=key
+            f"{override} has no place in mpt {task}.", where=key, allowed=KEYS, value=key
         )
     if key not in GROUPS:
         assign(config, override, allowed=list(KEYS))

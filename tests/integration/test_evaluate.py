@@ -85,7 +85,7 @@ def test_what_it_prints(mpt, trained):
         (["@", "@"], "takes one run"),
         (["absent"], "config.yaml"),
         (["@", "precision=float8"], "precision=float8"),
-        (["@", "optimizer.learning_rate=1"], "no place in an evaluation"),
+        (["@", "optimizer.learning_rate=1"], "no place in mpt evaluate"),
         (["@", "precision.nothing=1"], "precision.nothing"),
         (["@", "dataset.validation_fraction=0"], "no validation examples"),
         (["@", "batch_size=0"], "batch_size"),
@@ -107,3 +107,35 @@ def test_a_run_without_a_model(mpt, trained, tmp_path):
     done = mpt("evaluate", "run")
     assert done.code == 2
     assert "There are no weights" in done.err
+
+
+class TestExport:
+    def test_it_gives_what_the_keras_model_gives(self, mpt, trained, tmp_path):
+        import tensorflow as tf
+
+        done = mpt("export", str(trained), "--to", "serving/1")
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[-1] == f"saved model: {tmp_path}/serving/1"
+        model = keras.models.load_model(trained / "model.keras", compile=False)
+        x = np.random.default_rng(0).random((5, *model.input_shape[1:]), "float32")
+        served = tf.saved_model.load(str(tmp_path / "serving/1")).signatures["serving_default"]
+        (outputs,) = served(tf.constant(x)).values()
+        np.testing.assert_allclose(outputs, model(x), rtol=1e-5, atol=1e-6)
+        assert os.listdir("serving") == ["1"]
+
+    def test_one_that_differs_is_not_kept(self, mpt, trained, monkeypatch):
+        monkeypatch.setattr("mpt.exporting.TOLERANCE", {"float32": -1.0})
+        done = mpt("export", str(trained), "--to", "out")
+        assert done.code == 1
+        assert "differs from the Keras model" in done.err
+        assert os.listdir() == []
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [([], "takes one run"), (["@", "--to", "there"], "is there already")],
+    )
+    def test_bad_input(self, mpt, trained, words, says):
+        Path("there").mkdir()
+        done = mpt("export", *(str(trained) if word == "@" else word for word in words))
+        assert (done.code, done.err.count("error: ")) == (2, 1)
+        assert says in done.err
