@@ -17,7 +17,15 @@ import numpy as np
 
 from mpt.data import checks
 from mpt.data.broken import LeftOut, OnError
-from mpt.data.pictures import SUFFIXES, Augmentation, mixed, training, validation
+from mpt.data.pictures import (
+    SUFFIXES,
+    Augmentation,
+    cores,
+    sides_of,
+    training,
+    validation,
+    with_mixup,
+)
 from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, order
 from mpt.data.split import draw, split
 from mpt.errors import ConfigurationError
@@ -108,8 +116,7 @@ def build(
     from mpt.data.pipeline import Data
 
     checks.batch(batch_size)
-    sides = _sides(size)
-    augmentation = Augmentation(sides, channels, crop_area, flip, mixup, center)
+    augmentation = Augmentation(sides_of(size), channels, crop_area, flip, mixup, center)
     files, held_out, source = _parts(Path(path).expanduser(), validation_fraction, examples)
     classes = len(_class_folders(files.folder))
     left_out = LeftOut()
@@ -127,7 +134,7 @@ def build(
         steps_per_epoch=len(files.paths) // batch_size,
         train_examples=len(files.paths),
         validation_examples=rows,
-        shape=(*sides, channels),
+        shape=(*augmentation.size, channels),
         classes=classes,
         element_spec=train.element_spec,
         fingerprint=_fingerprint(files, held_out),
@@ -139,18 +146,6 @@ def build(
         stall_seconds=stall_seconds,
         locate=partial(_locate, (files, held_out), channels),
     )
-
-
-def _sides(size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise ConfigurationError(
-            f"{len(size)} numbers are no size of an image",
-            where="dataset.size",
-            allowed=["a number", "[height, width]"],
-        )
-    return size[0], size[1]
 
 
 def _parts(path: Path, fraction: float | None, examples: int | None) -> tuple[Files, Files, str]:
@@ -234,10 +229,6 @@ def _fingerprint(*parts: Files) -> str:
     return digest.hexdigest()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _read(files: Files) -> Any:
     """A function from a row to the file's bytes and the label."""
     import tensorflow as tf
@@ -267,19 +258,9 @@ def _train(
 
     rows = order(len(files.paths), batch_size, seed, shuffle, position).unbatch()
     numbered = tf.data.Dataset.zip((tf.data.Dataset.range(position * batch_size, ENDLESS), rows))
-    dataset = numbered.map(example, num_parallel_calls=_cores(), deterministic=True)
+    dataset = numbered.map(example, num_parallel_calls=cores(), deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    if augmentation.mixup:
-        mix = mixed(augmentation, classes)
-
-        def mixture(number: tf.Tensor, batch: Any) -> Any:
-            # Numbers from the end, which no example's crop has.
-            x, y = batch
-            return mix(x, y, tf.stack([tf.constant(seed, tf.int64), -1 - number]))
-
-        numbers = tf.data.Dataset.range(position, ENDLESS)
-        dataset = tf.data.Dataset.zip((numbers, dataset)).map(mixture)
-    return finished(dataset)
+    return finished(with_mixup(dataset, augmentation, classes, seed, position))
 
 
 def _validation(
@@ -295,7 +276,7 @@ def _validation(
         return load(content), tf.one_hot(label, classes) if augmentation.mixup else label
 
     dataset = tf.data.Dataset.range(len(files.paths))
-    dataset = dataset.map(example, num_parallel_calls=_cores(), deterministic=True)
+    dataset = dataset.map(example, num_parallel_calls=cores(), deterministic=True)
     return finished(dataset.batch(batch_size).repeat())
 
 
@@ -310,7 +291,7 @@ def _broken(files: Files, channels: int, seconds: float = math.inf) -> list[int]
         return row, tf.size(image)
 
     rows = tf.data.Dataset.range(len(files.paths))
-    whole = rows.map(decoded, num_parallel_calls=_cores(), deterministic=True).ignore_errors()
+    whole = rows.map(decoded, num_parallel_calls=cores(), deterministic=True).ignore_errors()
     end, expected = time.monotonic() + seconds, 0
     broken: list[int] = []
     for row, _ in whole.as_numpy_iterator():

@@ -7,11 +7,16 @@ Minimization", 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mpt.data.pipeline import ENDLESS
 from mpt.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 ASPECTS = (3 / 4, 4 / 3)
@@ -96,24 +101,58 @@ def validation(augmentation: Augmentation) -> Callable[[Any], Any]:
     return load
 
 
-def mixed(augmentation: Augmentation, classes: int) -> Callable[[Any, Any, Any], Any]:
-    """A function from a batch (x, y) and a seed (2,) to one of mixtures with its mirrored order.
+def with_mixup(
+    dataset: tf.data.Dataset, augmentation: Augmentation, classes: int, seed: int, position: int
+) -> tf.data.Dataset:
+    """Batches (x, y) mixed with their own reverse, where that is asked for; else as they are.
 
     y becomes float32 (batch, classes). The mixtures of a batch share one weight.
+
+    Args:
+        dataset: batches from number `position` on; y int32 (batch,).
+        seed: of the weights, with the batch's number.
     """
     import tensorflow as tf
 
-    def mix(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y = tf.one_hot(y, classes)
-        alpha = augmentation.mixup
-        pair = tf.random.stateless_gamma([2], seed, alpha)
+    if not augmentation.mixup:
+        return dataset
+
+    def mix(number: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y = batch
+        # Numbers below 0, which no example's crop has.
+        key = tf.stack([tf.constant(seed, tf.int64), -1 - number])
+        pair = tf.random.stateless_gamma([2], key, augmentation.mixup)
         weight = pair[0] / tf.maximum(tf.reduce_sum(pair), 1e-30)
+        y = tf.one_hot(y, classes)
         return (
             weight * x + (1 - weight) * tf.reverse(x, [0]),
             weight * y + (1 - weight) * tf.reverse(y, [0]),
         )
 
-    return mix
+    numbers = tf.data.Dataset.range(position, ENDLESS)
+    return tf.data.Dataset.zip((numbers, dataset)).map(mix)
+
+
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, of one number for both or of two.
+
+    Raises:
+        ConfigurationError: they are neither.
+    """
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ConfigurationError(
+            f"{len(size)} numbers are no size of an image",
+            where="dataset.size",
+            allowed=["a number", "[height, width]"],
+        )
+    return size[0], size[1]
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _other(seed: Any) -> Any:

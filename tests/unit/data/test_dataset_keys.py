@@ -15,6 +15,7 @@ NEEDED = {
     "arrays": ["dataset.path=a.npz"],
     "text": ["dataset.path=a.txt"],
     "image_folder": ["dataset.path=images"],
+    "tfrecord": ["dataset.path=shards"],
 }
 
 
