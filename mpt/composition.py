@@ -20,6 +20,7 @@ from mpt import leaving
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import guarded
 from mpt.hydra_errors import explain
+from mpt.printable import hydra_quoted
 from mpt.schema import TrainConfig
 
 VERSION_BASE = "1.3"
@@ -195,8 +196,7 @@ def run_dir_in(folder: str) -> str:
 
 def assign(key: str, text: object) -> str:
     """An override that sets `key` to `text`, whatever characters that has."""
-    quoted = re.sub(r"(\\*)'", r"\1\1\\'", str(text))
-    return f"{key}='{quoted}'"
+    return f"{key}={hydra_quoted(text)}"
 
 
 @contextmanager

@@ -95,6 +95,10 @@ def check(config: TrainConfig) -> None:
     """Raise `ConfigurationError` where a value is out of range or two settings contradict."""
     _check_fields(config, "")
     _check_name("name", config.name)
+    if not config.run_dir.strip():
+        raise ConfigurationError(
+            "run_dir names no folder", where="run_dir", remedy="leave it out to get a new one"
+        )
     for group in ("model", "dataset", "optimizer"):
         node = getattr(config, group)
         if not isinstance(node.get("_target_"), str):

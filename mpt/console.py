@@ -8,8 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
@@ -44,8 +46,8 @@ class Console:
         self, verbosity: int = 0, stdout: TextIO | None = None, stderr: TextIO | None = None
     ):
         self.verbosity = verbosity
-        self._out = rich_console(stdout or sys.stdout)
-        self._err = rich_console(stderr or sys.stderr)
+        self._out = rich_console(Lasting(stdout or sys.stdout, partial(self._lost, "stdout")))
+        self._err = rich_console(Lasting(stderr or sys.stderr, partial(self._lost, "stderr")))
         self._log: Callable[[str], None] | None = None
         self._unlogged: list[str] = []
         self._live: Live | None = None
@@ -179,10 +181,51 @@ class Console:
             else:
                 self._log(line)
 
+    def _lost(self, name: str, error: OSError) -> None:
+        self._record(f"{name} cannot be written any more: {error.strerror}")
+
     @staticmethod
     def _print(console: RichConsole, text: str, style: str = "") -> None:
         console.print(Text(printable(text, console.encoding), style), soft_wrap=True)
         console.file.flush()
+
+
+class Lasting:
+    """A text stream that a run outlives: once it cannot be written, what would be is dropped.
+
+    Its reader may have ended (`mpt train | head`), its terminal been closed, its disk be full.
+
+    Args:
+        lost: told once, of the error.
+    """
+
+    def __init__(self, stream: TextIO, lost: Callable[[OSError], None]):
+        self._stream, self._lost = stream, lost
+        self._gone = False
+
+    def write(self, text: str) -> int:
+        if not self._gone:
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._gone:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self._gone = True
+        with suppress(OSError, ValueError):  # what else writes there, a user's print(), goes on too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        self._lost(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class LiveLine:
@@ -288,7 +331,7 @@ def _memory(values: Mapping[str, float]) -> list[str]:
     return []
 
 
-def rich_console(stream: TextIO) -> RichConsole:
+def rich_console(stream: Any) -> RichConsole:
     """A console that sends control codes to terminals only, and takes all text literally."""
     terminal = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
     return RichConsole(

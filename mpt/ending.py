@@ -13,8 +13,9 @@ from mpt.checkpointing import DoesNotFit
 from mpt.concurrency import Presence
 from mpt.errors import ConfigurationError
 from mpt.preparation import Prepared
+from mpt.printable import shell_word
 from mpt.report import RunReport
-from mpt.run_folder import LOG, METRICS, REPORT, FolderGone, RunFolder
+from mpt.run_folder import LOG, METRICS, MODEL, REPORT, FolderGone, RunFolder
 from mpt.session import Session
 from mpt.telemetry import hparams, memory
 
@@ -83,20 +84,22 @@ def save_model(session: Session) -> None:
     start = time.perf_counter()
     folder.check()
     try:
-        saving.save(session.prepared.model, folder.path / "model.keras")
+        saving.save(session.prepared.model, folder.path / MODEL)
     except OSError as error:
         message = f"The model cannot be saved: {error.strerror or error}."
         if result.status != "interrupted":
             _fail(result, "save", message)
         last = _last_step(folder)
         again = "saves it" if last == result.training.steps else f"goes on from step {last or 0}"
-        session.console.error(
-            f"{message}\n  to do:   make room, and mpt train resume={folder.path} {again}"
-        )
+        session.console.error(f"{message}\n  to do:   make room, and {_go_on(folder)} {again}")
         return
-    result.artifacts["model"] = "model.keras"
+    result.artifacts["model"] = MODEL
     saved = time.perf_counter() - start
     result.wall_seconds.save = (result.wall_seconds.save or 0.0) + saved
+
+
+def _go_on(folder: RunFolder) -> str:
+    return f"mpt train {shell_word('resume', folder.path)}"
 
 
 def _last_step(folder: RunFolder) -> int | None:
@@ -129,7 +132,7 @@ def conclude(session: Session, presence: Presence) -> None:
     except OSError as error:
         console.error(
             f"The report cannot be written: {error.strerror}.\n"
-            f"  to do:   make room, and mpt train resume={folder.path} writes it"
+            f"  to do:   make room, and {_go_on(folder)} writes it"
         )
         result.exit_code = result.exit_code or errors.FAILED
     console.close(result, folder.path)

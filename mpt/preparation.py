@@ -16,6 +16,7 @@ from mpt.device import Device
 from mpt.errors import ConfigurationError
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision import Choice
+from mpt.run_folder import MODEL
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
 from mpt.telemetry.histograms import ExponentHistograms, Watched
@@ -151,7 +152,7 @@ def _model(
 
 def _load_weights(model: keras.Model, path: Path) -> None:
     """Start from the weights in a .keras or .weights.h5 file, or in a run's folder."""
-    file = path / "model.keras" if path.is_dir() else path
+    file = path / MODEL if path.is_dir() else path
     where = f"init_from={path}"
     if not file.is_file():
         raise ConfigurationError(f"There are no weights at {file}.", where=where)

@@ -16,7 +16,7 @@ from mpt import yaml_files
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
-from mpt.run_folder import HYDRA, METRICS, REPORT, RunFolder
+from mpt.run_folder import HYDRA, METRICS, MODEL, REPORT, RunFolder, read_metrics
 from mpt.schema import POLICIES, TrainConfig
 from mpt.state_fields import Fields, whole
 
@@ -162,7 +162,14 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
     end = _end(run_dir)
     if end is not None and not any(_is_one_of(key, FURTHER) for key in different):
         return end
-    found = _checkpoint(run_dir, healthy=end is not None and end.exit_code != 0)
+    bad = end is not None and end.exit_code != 0
+    try:
+        found = _checkpoint(run_dir, healthy=bad)
+    except ConfigurationError:
+        # The rule that stopped it may have been wrong, and the run as good as ever.
+        if not bad or not any(_is_one_of(key, ("trainer.stop",)) for key in different):
+            raise
+        found = _checkpoint(run_dir, healthy=False)
     if found.found is not None:
         _go_further(found.found.state, config)
     return found
@@ -310,13 +317,21 @@ def _end(run_dir: Path) -> Ended | None:
     if status == "diverged":
         reason = content.get("reason")
         rule = reason.get("rule") if isinstance(reason, dict) else "for a reason not told"
+        artifacts = content.get("artifacts")
+        good = isinstance(artifacts, dict) and "last_good_checkpoint" in artifacts
+        way = "trainer.on_divergence=rollback, or other values of trainer.stop"
         return Ended(
             code,
-            f"This run diverged after {steps} steps ({rule}). It can go on from its last good "
-            "checkpoint with trainer.on_divergence=rollback, or other values of trainer.stop.",
+            f"This run diverged after {steps} steps ({rule}). "
+            + (
+                f"It can go on from its last good checkpoint with {way}."
+                if good
+                else "No checkpoint of it is good; with other values of trainer.stop it can go on."
+            ),
         )
     return Ended(
-        code, f"This run is done: {status.replace('_', ' ')} after {steps} steps. Nothing is left."
+        code,
+        f"This run is done: {status.replace('_', ' ')} after {steps} steps. Nothing is left to do.",
     )
 
 
@@ -358,15 +373,34 @@ def _checkpoint(run_dir: Path, *, healthy: bool) -> Resumption:
 
 
 def _refuse_lost(run_dir: Path) -> None:
-    """ConfigurationError where the run had a checkpoint, by its report, and has none."""
-    artifacts = _report(run_dir).get("artifacts")
+    """ConfigurationError where the run had a checkpoint, by what else it left, and has none."""
+    content, sign = _report(run_dir), None
+    artifacts = content.get("artifacts")
     named = artifacts.get("checkpoint") if isinstance(artifacts, dict) else None
     if named is not None:
+        sign = f"its report names {named}"
+    elif (run_dir / MODEL).exists():
+        sign = f"it saved {MODEL}"
+    elif not content and (step := _beyond_a_checkpoint(run_dir)) is not None:
+        sign = f"it came to step {step}"
+    if sign is not None:
         raise ConfigurationError(
-            f"The checkpoints of this run are gone: its report names {named}, and there is none.",
+            f"The checkpoints of this run are gone: {sign}, and there is none.",
             where=f"run_dir={run_dir}",
             remedy="bring the folder back, or start a new run in another one; nothing was changed",
         )
+
+
+def _beyond_a_checkpoint(run_dir: Path) -> int | None:
+    """The last step in metrics.jsonl, where one was to be written before; else None."""
+    earlier = _configuration(run_dir) or {}
+    every = earlier["trainer"]["checkpoint_every"] if earlier else None
+    try:
+        steps = [row.get("step") for row in read_metrics(run_dir)]
+    except ConfigurationError:
+        return None
+    last = max((step for step in steps if isinstance(step, int | float)), default=0)
+    return int(last) if every is not None and last > every else None
 
 
 def _check_state(found: Found) -> None:

@@ -40,6 +40,8 @@ TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 MOST_LOCKS = 100  # tries; some file systems never say that a path is the file just opened there
 HYDRA = ".hydra"
+MODEL = "model.keras"
+OWN = (REPORT, METRICS, MODEL, "precision.json")  # of a run, and not to be written over
 PARTIAL = ".partial-"  # begins the name of a file that is being written
 CHECKPOINTS = "checkpoints"
 ROOM = 2**17  # bytes: what a run writes before it trains takes less
@@ -85,7 +87,7 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(folder, error) from error
         opened = cls.reopen(folder)
-        found = [name for name in (REPORT, METRICS) if (folder / name).exists()]
+        found = [name for name in OWN if (folder / name).exists()]
         found += [f"{CHECKPOINTS}/{path.name}" for path in (folder / CHECKPOINTS).glob("*.ckpt")]
         if found:
             opened.close()
@@ -111,9 +113,10 @@ class RunFolder:
                 if file.write(bytes(ROOM)) < ROOM:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             opened._identity = _identity(opened.path)
-            for folder in (opened.path, opened.path / HYDRA):
-                for partial in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
-                    partial.unlink(missing_ok=True)
+            if (opened.path / HYDRA / "config.yaml").exists():  # else it may be anybody's
+                for folder in (opened.path, opened.path / HYDRA):
+                    for partial in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
+                        partial.unlink(missing_ok=True)
         except OSError as error:
             opened.close()
             raise _unwritable(opened.path, error) from error

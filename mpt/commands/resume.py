@@ -28,6 +28,8 @@ def take(overrides: list[str]) -> tuple[list[str], Path | None]:
         return kept, None
     if not isinstance(value, str):
         raise _to_be_quoted(named[-1])
+    if not value.strip():
+        raise ConfigurationError("resume names no folder.", where="resume")
     return kept, Path(value)
 
 

@@ -35,7 +35,7 @@ from mpt.commands.sweep_task import wait_while_at_work
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.launching import Stop, launcher_of
-from mpt.printable import path_text
+from mpt.printable import path_text, shell_word
 from mpt.run_folder import REPORT, RunFolder
 
 
@@ -109,7 +109,7 @@ class Sweep:
             raise ConfigurationError(
                 "There is a sweep in this folder already.",
                 where=f"hydra.sweep.dir={self.folder}",
-                remedy=f"complete it by resume={self.folder}, or name another folder",
+                remedy=f"complete it by {shell_word('resume', self.folder)}, or name another one",
             )
         jobs = self.folder / JOBS
         jobs.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,8 @@ class Sweep:
         assert self.folder is not None
         noted = outcome_of(self.folder, index)
         content = read_json(self.folder / noted.folder / REPORT) if noted else None
-        if noted is None or noted.status not in FINAL or not isinstance(content, dict):
+        kept = (*FINAL, "interrupted")
+        if noted is None or noted.status not in kept or not isinstance(content, dict):
             return
         composed = loader.load_sweep_config(config, overrides)
         typed = asdict(to_config(_without_hydra(composed)))
@@ -153,7 +154,8 @@ class Sweep:
             self.stop.set()
         self.close()
         if self.folder is not None and (self.folder / SWEEP).exists():
-            print(f"  to do:   resume={self.folder} runs what is missing", file=sys.stderr)
+            word = shell_word("resume", self.folder)
+            print(f"  to do:   {word} runs what is missing", file=sys.stderr)
 
     def close(self, *, patient: bool = True) -> int:
         """Print the table of outcomes on stdout.

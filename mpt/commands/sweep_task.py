@@ -29,7 +29,7 @@ from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job, spawn
 from mpt.launching import Stop, launcher_of, leave_interrupts_to_the_sweep
-from mpt.printable import one_line
+from mpt.printable import one_line, path_text
 from mpt.run_folder import REPORT
 
 _AT_WORK = threading.Lock()  # held while a worker has a job
@@ -256,6 +256,7 @@ def _make_room(folder: Path, job: Job, index: int) -> None:
     aside = folder / JOBS / "replaced" / f"{index}-{time.time_ns()}"
     aside.parent.mkdir(parents=True, exist_ok=True)
     run_dir.rename(aside)
+    print(f"job {index}: what ran there before is put aside: {path_text(aside)}", file=sys.stderr)
 
 
 def wait_while_at_work(run_dir: Path) -> None:

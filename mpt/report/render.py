@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mpt.printable import shell_word
 from mpt.report.numbers import count, number, rate, size
 from mpt.report.run_report import RunReport
 
@@ -98,7 +99,7 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
             shown = NEXT[name].format(path=path) if name == "tensorboard" else str(path)
             found.append((LABELS.get(name, name), shown))
     if report.exit_code and "checkpoint" in report.artifacts:
-        found.append(("to go on", f"mpt train resume={folder}"))
+        found.append(("to go on", f"mpt train {shell_word('resume', folder)}"))
     return found
 
 

@@ -230,7 +230,8 @@ class TestJoblib:
             tmp_path, "joblib", "hydra.launcher.n_jobs=2", "seed=0,1", *words, trains=True
         ).end()
         assert sweep.code == 0, sweep.err
-        assert [report["device"]["concurrent_jobs"] for report in sweep.reports()] == [2, 2]
+        # Others may be at work on this machine, too.
+        assert min(report["device"]["concurrent_jobs"] for report in sweep.reports()) >= 2
         assert [sweep.report(seed)["config"]["seed"] for seed in (0, 1)] == [0, 1]
 
 

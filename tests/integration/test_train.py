@@ -421,6 +421,25 @@ def test_an_interrupt_stops_after_the_running_step_and_keeps_the_run(tmp_path):
     assert (tmp_path / "r" / "model.keras").exists()
 
 
+def test_a_run_outlives_the_reader_of_its_output(tmp_path):
+    process = subprocess.Popen(
+        [*MPT_TRAIN, f"run_dir={tmp_path}/r", "trainer.steps=30", "trainer.epochs=null"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr:
+        err = process.stderr.read()
+    assert process.wait(timeout=90) == 0, err
+    assert report_of(tmp_path / "r")["status"] == "completed"
+    assert (tmp_path / "r" / "model.keras").exists()
+    log = (tmp_path / "r" / "train.log").read_text()
+    assert "stdout cannot be written any more: Broken pipe" in log
+
+
 def test_two_replicas_train_as_one_device_does(tmp_path):
     """Under MirroredStrategy over two logical CPU devices, in processes of their own."""
     losses = {}

@@ -45,6 +45,32 @@ def run(console: Console, made: RunReport, folder) -> None:
     console.close(made, folder)
 
 
+class Ends(io.StringIO):
+    """A stream whose reader ends, or whose disk is full, after some texts."""
+
+    def __init__(self, texts, error):
+        super().__init__()
+        self.texts, self.error = texts, error
+
+    def write(self, text):
+        if self.texts == 0:
+            raise self.error
+        self.texts -= 1
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space")])
+@pytest.mark.parametrize("texts", [0, 3])
+def test_a_run_outlives_its_reader(made, tmp_path, texts, error):
+    out, err, log = Ends(texts, error), io.StringIO(), []
+    console = Console(0, out, err)
+    console.attach(log.append)
+    run(console, made, tmp_path)
+    assert f"stdout cannot be written any more: {error.strerror}" in log
+    assert log[-1] == f"run: {tmp_path}"
+    assert "a note" in err.getvalue()
+
+
 def captured(verbosity: int, made: RunReport, folder) -> tuple[list[str], list[str]]:
     out, err = io.StringIO(), io.StringIO()
     run(Console(verbosity, out, err), made, folder)

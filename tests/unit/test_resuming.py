@@ -96,6 +96,18 @@ class TestWhatIsThere:
         with pytest.raises(ConfigurationError, match=r"are gone: .*step-00000040\.ckpt"):
             resuming.find(folder, config)
 
+    def test_a_killed_run_whose_checkpoints_are_gone(self, run, config):
+        folder = run(config)
+        (folder / "metrics.jsonl").write_text('{"step": 500}\n')
+        assert resuming.find(folder, config).found is None, "it was killed before it wrote one"
+        (folder / "metrics.jsonl").write_text('{"step": 500}\n{"step": 550}\n')
+        with pytest.raises(ConfigurationError, match="are gone: it came to step 550"):
+            resuming.find(folder, config)
+        (folder / "metrics.jsonl").unlink()
+        (folder / "model.keras").touch()
+        with pytest.raises(ConfigurationError, match=r"are gone: it saved model\.keras"):
+            resuming.find(folder, config)
+
     def test_a_run_with_one(self, run, config):
         found = resuming.find(run(config, step=7), config)
         assert (found.found.step, found.run) == (7, CHOSEN)
@@ -181,6 +193,16 @@ class TestWhatIsAskedFor:
         folder = run(config, "diverged", 3, step=50)
         Checkpoints(folder, keep=9).save(60, {}, healthy=False)
         assert resuming.find(folder, changed(config, "trainer.steps", 200)).found.step == 50
+
+    def test_a_rule_that_was_too_strict_may_be_another(self, run, config):
+        state = {"training": {"step": 100, "stopped": None}}
+        folder = run(config, "diverged", 3)
+        Checkpoints(folder, keep=9).save(100, {"run": CHOSEN, **state}, healthy=False)
+        assert "No checkpoint of it is good" in resuming.find(folder, config).message
+        looser = changed(config, "trainer.stop.max_loss", 7.0)
+        assert resuming.find(folder, looser).found.step == 100
+        with pytest.raises(ConfigurationError, match="not fit to go back to"):
+            resuming.find(folder, changed(config, "trainer.on_divergence", "rollback"))
 
     def test_where_it_stopped_early_it_goes_on_under_other_limits_only(self, run, config):
         with_limits = {"training": {"step": 50, "stopped": {"rule": "early_stopping"}}}

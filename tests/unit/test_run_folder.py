@@ -25,7 +25,7 @@ def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
         assert folder.path == tmp_path / "one"
 
 
-@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "model.keras", "precision.json"])
 def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(ConfigurationError, match="a run in this folder already") as caught:
@@ -36,10 +36,12 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path, name):
 
 
 def test_other_files_may_stay(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("notes.txt", ".partial-novel.txt"):
+        (tmp_path / name).write_text("mine")
     with RunFolder.create(tmp_path) as folder:
         folder.write_json("report.json", {})
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for name in ("notes.txt", ".partial-novel.txt"):
+        assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
