@@ -22,6 +22,8 @@ COMMANDS = {
     "inspect": "every layer's precision, size and cost, before any training",
     "probe": "what a policy loses on real batches, and the loss scale it needs",
     "bisect": "the layers that must stay in float32 for a run to succeed",
+    "evaluate": "a trained model on its validation data, under another policy",
+    "export": "a trained model as a SavedModel, checked against the Keras model",
     "compare": "runs and sweeps held against one another, and the verdict",
     "show": "the report of one run, on the console or as a page",
     "board": "TensorBoard over runs and sweeps, on a free port",

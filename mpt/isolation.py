@@ -38,7 +38,13 @@ CHILD = ["-P", "-m", "mpt.isolation"]
 
 # Each module has `run(config, run_dir, *, command, verbosity, allow, composed, **options)`, and
 # imports TensorFlow: so it is named here, and imported only where it runs.
-TASKS = {"train": "mpt.runner", "inspect": "mpt.inspection", "probe": "mpt.probing"}
+TASKS = {
+    "train": "mpt.runner",
+    "inspect": "mpt.inspection",
+    "probe": "mpt.probing",
+    "evaluate": "mpt.evaluation",
+    "export": "mpt.exporting",
+}
 
 
 @dataclass

@@ -73,8 +73,23 @@ def of_run(
             remedy="leave it out; a sweep is resumed by its own folder",
         )
     for override in overrides:
-        _assign(values, override)
+        assign(values, override, allowed=sorted(resuming.FREE))
     values["run_dir"] = str(folder.resolve())
+    return job_with(values, folder, overrides, command, options)
+
+
+def job_with(
+    values: dict[str, Any],
+    folder: Path,
+    overrides: list[str],
+    command: list[str],
+    options: Options,
+) -> Job:
+    """A job of the run in `folder`, with the configuration `values`, which `overrides` are in.
+
+    Raises:
+        ConfigurationError: the values are no configuration, or name code that is not admitted.
+    """
     from omegaconf import OmegaConf
 
     config = checked(_typed(values, overrides), options)
@@ -103,8 +118,15 @@ def _typed(values: dict[str, Any], overrides: list[str]) -> TrainConfig:
         raise composition.explain(error, [], overrides) from error
 
 
-def _assign(values: dict[str, Any], override: str) -> None:
-    """Set the one key that `override` names."""
+def assign(values: dict[str, Any], override: str, *, allowed: list[str]) -> None:
+    """Set the one key that `override` names.
+
+    Args:
+        allowed: named where there is no such key.
+
+    Raises:
+        ConfigurationError: it names none, or no value.
+    """
     key, equals, _ = override.partition("=")
     node: Any = values
     *parents, last = key.split(".")
@@ -114,7 +136,7 @@ def _assign(values: dict[str, Any], override: str) -> None:
         raise ConfigurationError(
             f"{override} changes no value of the run that goes on.",
             where=key,
-            allowed=sorted(resuming.FREE),
+            allowed=allowed,
             value=key,
         )
     node[last] = _value(override)

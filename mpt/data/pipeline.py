@@ -103,12 +103,14 @@ class Examples:
     Attributes:
         where: names the file or source in messages.
         names: of the arrays, each in a word or two, where `where` does not tell.
+        tokens: x holds ids, which stay whole numbers even where they are bytes.
     """
 
     x: np.ndarray
     y: np.ndarray
     where: str
     names: tuple[str, str] | None = None
+    tokens: bool = False
 
     def called(self, array: str) -> str:
         """A short name of x or y."""
@@ -222,6 +224,14 @@ def _train(
     gather: Callable, rows: int, batch_size: int, seed: int, shuffle: bool, position: int = 0
 ) -> tf.data.Dataset:
     """Endless batches from number `position` on; `gather` takes int32 positions (batch_size,)."""
+    dataset = order(rows, batch_size, seed, shuffle, position)
+    return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
+
+
+def order(
+    rows: int, batch_size: int, seed: int, shuffle: bool, position: int = 0
+) -> tf.data.Dataset:
+    """Endless int32 (batch_size,): which of the rows make up each batch, from `position` on."""
     import tensorflow as tf
 
     steps = rows // batch_size
@@ -246,8 +256,7 @@ def _train(
         passed = tf.where(block == first, inside, 0)
         return tf.data.Dataset.from_tensor_slices(whole[passed:])
 
-    dataset = tf.data.Dataset.range(first, ENDLESS).flat_map(orders)
-    return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
+    return tf.data.Dataset.range(first, ENDLESS).flat_map(orders)
 
 
 def _validation(gather: Callable, rows: int, batch_size: int) -> tf.data.Dataset:
@@ -266,9 +275,9 @@ def _gather(examples: Examples, rows: np.ndarray, scale: float | None) -> Callab
     """A function from positions (batch,) in `rows` to the batch (x, y) of those rows."""
     import tensorflow as tf
 
-    x_type = x_dtype(examples.x, scale)
+    x_type = _x_type(examples, scale)
     y_type = "float32" if examples.y.dtype.kind == "f" else "int32"
-    if scale is None and examples.x.dtype == np.uint8:
+    if scale is None and examples.x.dtype == np.uint8 and not examples.tokens:
         scale = 1 / 255
     if is_large_map(examples.x) or is_large_map(examples.y):
         take = _from_files(examples, rows)
@@ -311,10 +320,11 @@ def _from_files(examples: Examples, rows: np.ndarray) -> Callable:
     return take
 
 
-def x_dtype(x: np.ndarray, scale: float | None) -> str:
-    """The dtype in which examples stored as `x` reach the model."""
-    tokens = x.dtype.kind in "iu" and x.dtype != np.uint8 and scale is None
-    return "int32" if tokens else "float32"
+def _x_type(examples: Examples, scale: float | None) -> str:
+    """The dtype in which x reaches the model."""
+    x = examples.x
+    whole = x.dtype.kind in "iu" and x.dtype != np.uint8 and scale is None
+    return "int32" if whole or examples.tokens else "float32"
 
 
 def is_large_map(array: np.ndarray) -> bool:

@@ -26,6 +26,7 @@ def build(
     outputs: int = 1,
     depth: int = 20,
     shortcut: str = "A",
+    zero_gamma: bool | None = None,
     name: str = "resnet",
 ) -> keras.Model:
     """A residual network for small images (depth 6n+2) or for large ones (depth 50).
@@ -43,6 +44,9 @@ def build(
         depth: 50, or 6n+2 as 20, 32, 44, 56, 110.
         shortcut: where the width grows, in the CIFAR family: A pads the input with zero channels,
             as the paper did on CIFAR-10, B projects it by a 1x1 convolution. ResNet-50 takes B.
+        zero_gamma: whether each block's last normalization starts with a scale of 0, so that the
+            block starts as the identity (Goyal et al., "Accurate, Large Minibatch SGD", 2017,
+            section 5.1); null: at depth 50.
         name: of the Keras model.
 
     Returns:
@@ -55,17 +59,18 @@ def build(
         raise ConfigurationError(
             f"there is no shortcut {shortcut!r}", where="model.shortcut", allowed=["A", "B"]
         )
+    zero = depth == 50 if zero_gamma is None else zero_gamma
     if depth == 50:
-        return _resnet50(image_shape(shape, name, smallest=32), classes, outputs, name)
+        return _resnet50(image_shape(shape, name, smallest=32), classes, outputs, zero, name)
     if depth < 8 or (depth - 2) % 6:
         raise ConfigurationError(
             f"depth {depth} is neither 50 nor 6n+2",
             where="model.depth",
             allowed=[8, 14, 20, 32, 44, 50, 56, 110, "6n+2"],
         )
-    return _cifar(
-        image_shape(shape, name, smallest=8), classes, outputs, (depth - 2) // 6, shortcut, name
-    )
+    blocks = (depth - 2) // 6
+    shape = image_shape(shape, name, smallest=8)
+    return _cifar(shape, classes, outputs, blocks, shortcut, zero, name)
 
 
 def _cifar(
@@ -74,6 +79,7 @@ def _cifar(
     outputs: int,
     blocks: int,
     shortcut: str,
+    zero: bool,
     name: str,
 ) -> keras.Model:
     import keras
@@ -85,7 +91,7 @@ def _cifar(
             stride = 2 if stage > 1 and block == 1 else 1
             path = f"stage{stage}_block{block}"
             y = _convolution(x, width, 3, stride, f"{path}_1", relu=True)
-            y = _convolution(y, width, 3, 1, f"{path}_2", relu=False)
+            y = _convolution(y, width, 3, 1, f"{path}_2", relu=False, zero=zero)
             if stride == 2 and shortcut == "B":
                 x = _convolution(x, width, 1, stride, f"{path}_shortcut", relu=False)
             elif stride == 2:
@@ -95,7 +101,7 @@ def _cifar(
 
 
 def _resnet50(
-    shape: tuple[int, int, int], classes: int | None, outputs: int, name: str
+    shape: tuple[int, int, int], classes: int | None, outputs: int, zero: bool, name: str
 ) -> keras.Model:
     import keras
 
@@ -108,15 +114,24 @@ def _resnet50(
             path = f"stage{stage}_block{block}"
             y = _convolution(x, width, 1, 1, f"{path}_1", relu=True)
             y = _convolution(y, width, 3, stride, f"{path}_2", relu=True)
-            y = _convolution(y, 4 * width, 1, 1, f"{path}_3", relu=False)
+            y = _convolution(y, 4 * width, 1, 1, f"{path}_3", relu=False, zero=zero)
             if block == 1:
                 x = _convolution(x, 4 * width, 1, stride, f"{path}_shortcut", relu=False)
             x = _joined(x, y, path)
     return _finished(image, x, classes, outputs, name)
 
 
-def _convolution(x: Any, filters: int, kernel: int, stride: int, name: str, *, relu: bool) -> Any:
-    """A convolution without bias, its BatchNormalization, and a relu where asked."""
+def _convolution(
+    x: Any,
+    filters: int,
+    kernel: int,
+    stride: int,
+    name: str,
+    *,
+    relu: bool,
+    zero: bool = False,
+) -> Any:
+    """A convolution without bias, its BatchNormalization (of scale 0), a relu where asked."""
     from keras import layers
 
     x = layers.Conv2D(
@@ -128,7 +143,8 @@ def _convolution(x: Any, filters: int, kernel: int, stride: int, name: str, *, r
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    gamma = "zeros" if zero else "ones"
+    x = layers.BatchNormalization(gamma_initializer=gamma, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 

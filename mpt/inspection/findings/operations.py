@@ -115,13 +115,15 @@ def _is_weight(tensor: tf.Tensor) -> bool:
 
 
 def _scalings(product: tf.Operation) -> Iterable[tf.Operation]:
-    """The operations that multiply or divide the product by a single number."""
+    """The operations that multiply or divide the product by a single number other than 1."""
     queue = deque(product.outputs[0].consumers())
     while queue:
         operation = queue.popleft()
         if operation.type in _SCALINGS:
             other = [
-                t for t in operation.inputs if t.shape.rank == 0 or t.shape.num_elements() == 1
+                t
+                for t in operation.inputs
+                if t.shape.num_elements() == 1 and tf.get_static_value(t) != 1
             ]
             if other:
                 yield operation

@@ -10,7 +10,13 @@ from mpt.errors import ConfigurationError
 from mpt.instantiate import check_arguments
 
 CHOICES = sorted(file.stem for file in (configs_dir() / "dataset").glob("*.yaml"))
-NEEDED = {"python": ["dataset.function=m:f"], "arrays": ["dataset.path=a.npz"]}
+NEEDED = {
+    "python": ["dataset.function=m:f"],
+    "arrays": ["dataset.path=a.npz"],
+    "text": ["dataset.path=a.txt"],
+    "image_folder": ["dataset.path=images"],
+    "tfrecord": ["dataset.path=shards"],
+}
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mpt.inspection.findings import findings
 from mpt.inspection.findings.operations import LONG
+from mpt.models import gpt
 
 L = keras.layers
 WIDE = np.zeros((4, LONG + 8), "float32")
@@ -51,6 +52,13 @@ def test_a_sound_model_has_no_findings(inspected, builder, x, policy):
 
 def test_a_residual_network_has_none_either(inspected):
     assert found(inspected(models.resnet, models.IMAGES)) == []
+
+
+def test_a_transformer_has_none_either(traced):
+    def builder():
+        return gpt.build(shape=(8,), classes=20, depth=1, heads=2, width=16)
+
+    assert found(traced(builder, np.zeros((2, 8), "int32"))) == []
 
 
 def test_outputs_in_half_precision(traced):

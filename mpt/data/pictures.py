@@ -1,0 +1,211 @@
+"""Image files to tensors: decoded, cropped, resized and mirrored, as functions of a seed.
+
+Random-resized crops are those of Szegedy et al., "Going Deeper with Convolutions", 2014, as every
+recipe for ImageNet has taken them since; mixup is H. Zhang et al., "mixup: Beyond Empirical Risk
+Minimization", 2017.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mpt.data.pipeline import ENDLESS
+from mpt.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+ASPECTS = (3 / 4, 4 / 3)
+ATTEMPTS = 10
+"""To find a crop that lies in the image; without success the whole of it is taken."""
+
+JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images, and to the others.
+
+    Attributes:
+        size: height and width that the model gets.
+        channels: 1 or 3; images of other channels are converted.
+        area: smallest share of an image's area in a random crop; None takes none: training images
+            are those that validation has.
+        flip: mirror half of the training images, left for right.
+        mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
+        center: share of a side that is kept around the centre where nothing is random.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    area: float | None = 0.08
+    flip: bool = True
+    mixup: float = 0.0
+    center: float = 0.875
+
+    def __post_init__(self) -> None:
+        for key, holds, allowed in (
+            ("size", min(self.size) >= 1, "1 or more"),
+            ("channels", self.channels in (1, 3), "1 or 3"),
+            ("crop_area", self.area is None or 0 < self.area <= 1, "above 0 and up to 1, or null"),
+            ("mixup", self.mixup >= 0, "0 or more"),
+            ("center", 0 < self.center <= 1, "above 0 and up to 1"),
+        ):
+            if not holds:
+                raise ConfigurationError(
+                    f"dataset.{key} is out of range", where=f"dataset.{key}", allowed=[allowed]
+                )
+
+
+def training(augmentation: Augmentation) -> Callable[[Any, Any], Any]:
+    """A function from a file's bytes and an int64 seed (2,) to an image as `validation` has it."""
+    import tensorflow as tf
+
+    if augmentation.area is None:
+        still = validation(augmentation)
+
+    def load(content: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if augmentation.area is None:
+            image = still(content)
+        else:
+            image = _randomly_cropped(content, seed, augmentation)
+            image = _resized(image, augmentation)
+        if augmentation.flip:
+            image = tf.image.stateless_random_flip_left_right(image, _other(seed))
+        return image
+
+    return load
+
+
+def validation(augmentation: Augmentation) -> Callable[[Any], Any]:
+    """A function from a file's bytes to the centre of its image, float32, in [0, 1]."""
+    import tensorflow as tf
+
+    height, width = augmentation.size
+
+    def load(content: tf.Tensor) -> tf.Tensor:
+        image = _decoded(content, augmentation.channels)
+        shape = tf.cast(tf.shape(image)[:2], tf.float32)
+        # The largest window of the wanted proportions, and of that the share in its middle.
+        scale = tf.reduce_min(shape / [float(height), float(width)])
+        window = tf.cast(tf.round(scale * augmentation.center * [height, width]), tf.int32)
+        window = tf.clip_by_value(window, 1, tf.shape(image)[:2])
+        start = (tf.shape(image)[:2] - window) // 2
+        image = image[start[0] : start[0] + window[0], start[1] : start[1] + window[1]]
+        return _resized(image, augmentation)
+
+    return load
+
+
+def with_mixup(
+    dataset: tf.data.Dataset, augmentation: Augmentation, classes: int, seed: int, position: int
+) -> tf.data.Dataset:
+    """Batches (x, y) mixed with their own reverse, where that is asked for; else as they are.
+
+    y becomes float32 (batch, classes). The mixtures of a batch share one weight.
+
+    Args:
+        dataset: batches from number `position` on; y int32 (batch,).
+        seed: of the weights, with the batch's number.
+    """
+    import tensorflow as tf
+
+    if not augmentation.mixup:
+        return dataset
+
+    def mix(number: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y = batch
+        # Numbers below 0, which no example's crop has.
+        key = tf.stack([tf.constant(seed, tf.int64), -1 - number])
+        pair = tf.random.stateless_gamma([2], key, augmentation.mixup)
+        weight = pair[0] / tf.maximum(tf.reduce_sum(pair), 1e-30)
+        y = tf.one_hot(y, classes)
+        return (
+            weight * x + (1 - weight) * tf.reverse(x, [0]),
+            weight * y + (1 - weight) * tf.reverse(y, [0]),
+        )
+
+    numbers = tf.data.Dataset.range(position, ENDLESS)
+    return tf.data.Dataset.zip((numbers, dataset)).map(mix)
+
+
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, of one number for both or of two.
+
+    Raises:
+        ConfigurationError: they are neither.
+    """
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ConfigurationError(
+            f"{len(size)} numbers are no size of an image",
+            where="dataset.size",
+            allowed=["a number", "[height, width]"],
+        )
+    return size[0], size[1]
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _other(seed: Any) -> Any:
+    """A seed for a second draw, independent of the first."""
+    import tensorflow as tf
+
+    return tf.random.experimental.stateless_fold_in(seed, 1)
+
+
+def _decoded(content: Any, channels: int) -> Any:
+    import tensorflow as tf
+
+    image = tf.io.decode_image(content, channels=channels, expand_animations=False)
+    image.set_shape([None, None, channels])
+    return image
+
+
+def _randomly_cropped(content: Any, seed: Any, augmentation: Augmentation) -> Any:
+    """A random part of the image, uint8; of a JPEG no more than that is decoded."""
+    import tensorflow as tf
+
+    def window(shape: tf.Tensor) -> tf.Tensor:
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            shape,
+            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seed=seed,
+            min_object_covered=0.0,
+            aspect_ratio_range=ASPECTS,
+            area_range=(augmentation.area, 1.0),
+            max_attempts=ATTEMPTS,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return tf.concat([begin[:2], size[:2]], 0)
+
+    def part_of_jpeg() -> tf.Tensor:
+        where = window(tf.io.extract_jpeg_shape(content))
+        return tf.image.decode_and_crop_jpeg(content, where, channels=augmentation.channels)
+
+    def part_of_other() -> tf.Tensor:
+        image = _decoded(content, augmentation.channels)
+        y, x, height, width = tf.unstack(window(tf.shape(image)))
+        return image[y : y + height, x : x + width]
+
+    is_jpeg = tf.equal(tf.strings.substr(content, 0, len(JPEG)), JPEG)
+    image = tf.cond(is_jpeg, part_of_jpeg, part_of_other)
+    image.set_shape([None, None, augmentation.channels])
+    return image
+
+
+def _resized(image: Any, augmentation: Augmentation) -> Any:
+    """`image` in the wanted size, float32 in [0, 1]."""
+    import tensorflow as tf
+
+    image = tf.image.resize(image, augmentation.size, antialias=False) / 255.0
+    image.set_shape([*augmentation.size, augmentation.channels])
+    return image
