@@ -39,6 +39,7 @@ AT_ONCE = 16
 """Shards that are read at once; so many records of each follow one another."""
 
 HEADER, FOOTER = 12, 4
+GRAPH_SEED = 1
 
 
 def build(
@@ -246,6 +247,9 @@ def _train(
         records = _records(names, tf.cast(counts, tf.int64), len(files))
         if shuffle:
             draws = tf.random.stateless_uniform([], key, None, None, tf.int64)
+            # Of this function's graph: else the order would hang on the process's global seed, too,
+            # and under a global seed of 0 TensorFlow refuses a seed that is a tensor.
+            tf.compat.v1.set_random_seed(GRAPH_SEED)
             records = records.shuffle(buffer, draws, reshuffle_each_iteration=False)
         return records.take(used).skip(tf.cast(tf.where(number == first, inside, 0), tf.int64))
 

@@ -74,6 +74,13 @@ def test_the_order_is_that_of_the_seed_and_the_epoch(shards):
     assert list(one) != list(shades(batches(built(shards, seed=1).train, 12)))
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_order_does_not_hang_on_the_global_seed(shards, seed):
+    expected = shades(batches(built(shards).train, 12))
+    tf.random.set_seed(seed)  # as a run does
+    assert list(shades(batches(built(shards).train, 12))) == list(expected)
+
+
 @pytest.mark.parametrize("position", [0, 1, 5, 6, 7, 13, 20])
 def test_it_goes_to_a_place(shards, position):
     settings = {"mixup": 0.3, "crop_area": 0.5}
