@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mpt import device as devices
 from mpt import instantiate, objective, precision
-from mpt.data import Data
+from mpt.data import Data, class_weights
 from mpt.data.errors import first_batch
 from mpt.device import Device
 from mpt.errors import ConfigurationError
@@ -100,7 +100,8 @@ def prepare(
         batch_size=size,
         seed=config.seed,
     )
-    total_steps = config.trainer.steps or config.trainer.epochs * data.steps_per_epoch
+    data = class_weights.weighted(data, config.class_weight)
+    total_steps = config.trainer.steps or (config.trainer.epochs or 0) * data.steps_per_epoch
     with strategy.scope():
         model = _model(config, choice, data, allow, trained=trained)
         optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
@@ -256,6 +257,7 @@ def _compile(
         optimizer,
         loss=instantiate.resolve(config.loss, where="loss", allow=allow),
         loss_weights=config.loss_weights,
+        label_smoothing=config.label_smoothing,
         metrics=instantiate.resolve(config.metrics, where="metrics", allow=allow),
         data=data,
     )

@@ -158,6 +158,12 @@ class TrainConfig:
     loss_weights: Any = key(
         None, "Factor of the loss: a number, or a list or mapping of numbers by output."
     )
+    label_smoothing: float = key(
+        0.0, "Share of a label that is spread evenly over all classes.", ge=0, lt=1
+    )
+    class_weight: Any = key(
+        None, "Factor of a class in the loss: a list, a mapping by class, or balanced."
+    )
     metrics: Any = key("auto", "Metrics: auto, or a list of Keras names and _target_ nodes.")
     monitor: str = key("validation/accuracy", "Tag by which the best step is chosen.")
     monitor_mode: str = key(

@@ -145,6 +145,7 @@ def build(
         jump=begin_at,
         stall_seconds=stall_seconds,
         locate=partial(_locate, (files, held_out), channels),
+        class_counts=partial(np.bincount, files.labels, minlength=classes),
     )
 
 

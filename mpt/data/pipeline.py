@@ -32,6 +32,9 @@ BATCHES_PER_ORDER = 128
 """Batches for which the order is drawn at once, at the least: whole epochs, if several of a small
 dataset. To draw 11 batches' order costs as much as to draw 128 batches'."""
 
+COUNTED_AT_ONCE = 4096
+"""Rows of labels."""
+
 MEMORY_MAP_ABOVE = 64 * 2**20
 """Bytes up to which a mapped file is read into memory, which is faster."""
 
@@ -63,6 +66,8 @@ class Data:
         reshuffles: who reads `train` again from its start gets another order.
         locate: reads again for the first example that cannot be made, and names it; None where
             there is none to find.
+        class_counts: how many training examples, or places of them, each class has: int64
+            (classes,); None where that is not known without reading them.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Data:
     stall_seconds: float = STALL_SECONDS
     reshuffles: bool = False
     locate: Callable[[], str | None] | None = None
+    class_counts: Callable[[], np.ndarray] | None = None
 
     def at(self, position: int) -> tf.data.Dataset:
         """The batches of `train` from batch number `position` on, which counts from 0.
@@ -207,7 +213,16 @@ def from_arrays(
         validation_source=source,
         jump=begin_at,
         stall_seconds=stall_seconds,
+        class_counts=partial(_class_counts, examples.y, train_rows, classes) if classes else None,
     )
+
+
+def _class_counts(y: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+    counts = np.zeros(classes, np.int64)
+    for start in range(0, len(rows), COUNTED_AT_ONCE):
+        labels = y[rows[start : start + COUNTED_AT_ONCE]]
+        counts += np.bincount(labels.ravel().astype(np.int64), minlength=classes)
+    return counts
 
 
 def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mpt.data import checks
 from mpt.data.broken import LeftOut, OnError
 from mpt.data.pictures import (
@@ -40,6 +42,7 @@ AT_ONCE = 16
 
 HEADER, FOOTER = 12, 4
 GRAPH_SEED = 1
+COUNTED_AT_ONCE = 4096
 
 
 def build(
@@ -135,6 +138,7 @@ def build(
         validation_source=HELD_OUT if held_out_rows else "none",
         jump=begin_at,
         stall_seconds=stall_seconds,
+        class_counts=partial(_class_counts, train_files, parse, classes),
     )
 
 
@@ -218,6 +222,19 @@ def _records(names: tf.Tensor, counts: tf.Tensor, files: int) -> tf.data.Dataset
         num_parallel_calls=min(files, 2 * cores()),
         deterministic=True,
     )
+
+
+def _class_counts(files: dict[Path, int], parse: Any, classes: int) -> np.ndarray:
+    """How many records each class has; reads them all, and decodes none."""
+    import tensorflow as tf
+
+    names, counts = [str(file) for file in files], [*files.values()]
+    records = _records(tf.constant(names), tf.constant(counts, tf.int64), len(files))
+    labels = records.map(lambda record: parse(record)[1]).batch(COUNTED_AT_ONCE)
+    found = np.zeros(classes, np.int64)
+    for chunk in labels.as_numpy_iterator():
+        found += np.bincount(chunk, minlength=classes)
+    return found
 
 
 def _train(

@@ -12,6 +12,7 @@ from mpt.objective.automatic import kind_of, loss_of, metrics_of
 from mpt.objective.names import by_output, checked_metrics, named_loss
 from mpt.objective.outputs import Output, outputs_of
 from mpt.objective.shapes import Examples
+from mpt.objective.smoothing import smoothed
 from mpt.objective.weights import Weights, weighted
 from mpt.schema import HALF
 
@@ -24,6 +25,7 @@ def compile_model(
     metrics: Any,
     data: Examples,
     loss_weights: Weights | None = None,
+    label_smoothing: float = 0.0,
 ) -> None:
     """Compile `model` with `optimizer`, a loss and metrics.
 
@@ -43,17 +45,27 @@ def compile_model(
         data: what the model is to be trained on.
         loss_weights: factors of the losses: a number for every output, a list or a dict of numbers
             by output, or None.
+        label_smoothing: share of each label that cross-entropies spread over all classes, in
+            training and in validation, as Keras's own do.
 
     Raises:
-        ConfigurationError: an unknown name (with the nearest), labels that do not fit the outputs,
-            or a loss, weights or metrics given for a model that has its own.
+        ConfigurationError: an unknown name (with the nearest), labels that do not fit the outputs
+            or cannot be smoothed, or a loss, weights or metrics given for a model that has its own.
     """
     if model.compiled:
+        if label_smoothing:
+            raise ConfigurationError(
+                f"model {model.name!r} was compiled by its builder",
+                where="label_smoothing",
+                allowed=[0],
+                remedy="smooth the labels in its loss, or do not compile the model there",
+            )
         arguments = _own(model, loss, metrics, loss_weights)
         # The user's own `compile` has set what it sets; its signature is not ours to know.
         compile_ = keras.Model.compile.__get__(model)
     else:
         arguments = _resolved(model, loss, metrics, loss_weights, data)
+        arguments["loss"] = smoothed(arguments["loss"], label_smoothing)
         compile_ = model.compile
     compile_(
         optimizer=optimizer,
