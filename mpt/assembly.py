@@ -7,12 +7,15 @@ from typing import Any
 import tensorflow as tf
 
 from mpt import reporting, saving
+from mpt.agreement import Agreement
+from mpt.averaging import AveragedEvaluation
 from mpt.checkpoint import Checkpoints
 from mpt.checkpointing import Checkpointing
-from mpt.loop import EvaluationLoop, iterate
+from mpt.loop import EvaluationLoop
 from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared
-from mpt.progress import Schedule
+from mpt.progress import Schedule, Values
+from mpt.replicas import iterate
 from mpt.reporting import EarlierProcesses
 from mpt.resuming import FolderState
 from mpt.session import Session
@@ -22,6 +25,7 @@ from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.recorder import SOURCES, Recorder
 from mpt.telemetry.throughput import Throughput
+from mpt.telemetry.window import Window
 from mpt.training import Training
 from mpt.tuning import StepsPerExecution
 
@@ -40,7 +44,10 @@ class Assembly:
         saving.save_plainly(prepared.model)
         config = prepared.config
         self._steps = StepsPerExecution.choose(
-            config.trainer.steps_per_execution, prepared.total_steps, config.device.deterministic
+            config.trainer.steps_per_execution,
+            prepared.total_steps,
+            config.device.deterministic,
+            prepared.team.size,
         )
         reporting.describe_execution(result, prepared, execution, self._steps)
         self._earlier = EarlierProcesses(result, session.clock, prepared, execution)
@@ -62,12 +69,22 @@ class Assembly:
             session.result,
             session.prepared.config.trainer,
         )
-        recorder, watch = self._recorder(), _watch(session)
+        recorder, watch, team = self._recorder(), _watch(session), prepared.team
+        agreement = Agreement(team, session.interrupted)
+        parts = {"watch": watch, "run": self._earlier}
+        if team.is_chief:  # whose the folder is
+            parts |= {
+                "folder": FolderState(
+                    *(session.folder, session.resumed, prepared.config, session.composed),
+                    begun=partial(session.console.attach, session.folder.log),
+                ),
+                "recorder": recorder,
+            }
         initial = float(result.loss_scale.initial or 1)
         return Training(
             model=prepared.model,
             loop=session.execution.loop,
-            evaluation=_evaluation(session),
+            evaluation=_evaluation(session, agreement),
             schedule=_schedule(prepared),
             steps_per_execution=self._steps,
             rules=_rules(prepared),
@@ -76,21 +93,14 @@ class Assembly:
             history=LossScaleHistory(str(result.loss_scale.mode), initial),
             batch_size=prepared.batch_size,
             synchronous=prepared.device.kind == "cpu",
-            record=recorder.record,
+            record=recorder.record if team.is_chief else _unrecorded,
             learning_rate=partial(_learning_rate, prepared),
             diagnose=watch.check,
             batches_from=partial(_batches_from, session),
-            interrupted=session.interrupted,
+            interrupted=agreement,
+            team=team,
             checkpoints=_checkpointing(session) if session.whole else None,
-            parts={
-                "watch": watch,
-                "run": self._earlier,
-                "folder": FolderState(
-                    *(session.folder, session.resumed, prepared.config, session.composed),
-                    begun=partial(session.console.attach, session.folder.log),
-                ),
-                "recorder": recorder,
-            },
+            parts=parts,
             max_rollbacks=trainer.max_rollbacks if trainer.on_divergence == "rollback" else 0,
             tell=session.tell,
             callbacks=prepared.callbacks,
@@ -141,9 +151,10 @@ def _batches_from(
         read: told of each batch that is read again, before it is, and of None after them; a signal
             ends it.
     """
-    data, strategy = session.prepared.data, session.prepared.strategy
+    prepared = session.prepared
+    data, strategy, team = prepared.data, prepared.strategy, prepared.team
     if batch == 0 or data.jump is not None:
-        return iterate(data.at(batch), strategy)
+        return iterate(data.at(batch), strategy, team)
     session.console.note(f"The data is read again, up to batch {batch}.")
     if data.reshuffles:
         session.tell(
@@ -151,9 +162,9 @@ def _batches_from(
             "are others than an unbroken run's. dataset.shuffle=true keeps their order, and so "
             "does shuffle(..., reshuffle_each_iteration=False)."
         )
-    iterator = iterate(data.train, strategy)
+    iterator = iterate(data.train, strategy, team)
     for number in range(1, batch + 1):
-        if session.interrupted:
+        if session.interrupted and team.size == 1:  # others would wait for their share
             break
         read(number)
         next(iterator)
@@ -164,11 +175,12 @@ def _batches_from(
 def _checkpointing(session: Session) -> Checkpointing:
     trainer = session.prepared.config.trainer
     return Checkpointing(
-        Checkpoints(session.folder.path, keep=trainer.keep, keep_best=trainer.keep_best),
+        Checkpoints(session.run_dir, keep=trainer.keep, keep_best=trainer.keep_best),
         every=trainer.checkpoint_every,
         minutes=trainer.checkpoint_minutes,
         keep_best=trainer.keep_best,
         tell=session.tell,
+        writing=session.prepared.team.is_chief,
     )
 
 
@@ -209,11 +221,18 @@ def _compute(prepared: Prepared) -> Compute:
     return Compute(forward, matmul_peak(prepared.compute_dtype) if wanted else None)
 
 
-def _evaluation(session: Session) -> EvaluationLoop | None:
+def _evaluation(session: Session, agreement: Agreement) -> EvaluationLoop | None:
     prepared, data = session.prepared, session.prepared.data
     if data.validation is None:
         return None
-    iterator = iterate(data.validation, prepared.strategy)
-    loop = EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
+    iterator = iterate(data.validation, prepared.strategy, prepared.team)
+    parts = (prepared.model, prepared.strategy, iterator, data.validation_batches)
+    if prepared.team.size > 1:
+        return AveragedEvaluation(*parts, ended=agreement.interrupted)
+    loop = AveragedEvaluation(*parts)
     session.interrupted.also(loop.halt)
     return loop
+
+
+def _unrecorded(_step: int, _window: Window | None, _values: Values) -> None:
+    """What a member measures that is not the chief: it is what the chief records."""

@@ -6,17 +6,19 @@ Any optimizer of Keras can be built; Adam, AdamW and SGD update through fused ke
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 
 from mpt.errors import ConfigurationError
-from mpt.optim import schedules
+from mpt.optim import decay, schedules
+from mpt.optim.averages import averaged
+from mpt.optim.decay import NORMS_AND_BIASES
 from mpt.optim.fused import CLASSES, CountedSteps
 
-__all__ = ["build", "plain", "unwrapped"]
+__all__ = ["averaged", "build", "plain", "unwrapped"]
 
 SET_BY_BUILD = (
     "learning_rate",
@@ -37,6 +39,7 @@ def build(
     learning_rate: float,
     total_steps: int,
     weight_decay: float = 0.0,
+    weight_decay_exclude: Sequence[str] = (NORMS_AND_BIASES,),
     global_clipnorm: float | None = None,
     gradient_accumulation_steps: int = 1,
     ema: bool = False,
@@ -52,6 +55,8 @@ def build(
         total_steps: training steps of the run. With accumulation the schedule spans
             `total_steps // gradient_accumulation_steps` optimizer steps.
         weight_decay: decoupled decay a step, times the learning rate; 0 is none.
+        weight_decay_exclude: variables that do not decay, as `mpt.optim.decay` has them:
+            norms_and_biases, and patterns of their paths.
         global_clipnorm: largest L2 norm of all gradients together, unscaled; None does not clip.
         gradient_accumulation_steps: training steps whose gradients make one optimizer step.
         ema: keep a moving average of the weights, which replaces them at the end.
@@ -71,6 +76,7 @@ def build(
     _check_number("weight_decay", weight_decay, least=0)
     if global_clipnorm is not None:
         _check_number("global_clipnorm", global_clipnorm, least=0, strictly=True)
+    decay.check(weight_decay_exclude)
     every = gradient_accumulation_steps
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ConfigurationError(
@@ -100,11 +106,13 @@ def build(
         "use_ema": bool(ema),
     }
     try:
-        return base(**given)
+        optimizer = base(**given)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"Keras refuses this {name}: {error}", where="optimizer"
         ) from error
+    optimizer.weight_decay_exclude = tuple(weight_decay_exclude)
+    return optimizer
 
 
 def plain(optimizer: keras.Optimizer) -> keras.Optimizer:

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from mpt.errors import ConfigurationError
+from mpt.optim import decay
 
 HALVES = ("float16", "bfloat16")
 SMALLEST_NORMAL_FLOAT16 = 2.0**-14
@@ -32,10 +33,14 @@ class CountedSteps:
     """
 
     plain_class: type[keras.Optimizer]
+    weight_decay_exclude: tuple[str, ...] = ()
 
     def build(self, variables: list[keras.Variable]) -> None:
         self._check_replicas()
         self._check_epsilon(variables)
+        if self.weight_decay and not self.built:  # type: ignore[attr-defined]
+            kept = decay.excluded(variables, self.weight_decay_exclude)
+            self.exclude_from_weight_decay(var_list=kept)  # type: ignore[attr-defined]
         super().build(variables)  # type: ignore[misc]
 
     def _check_replicas(self) -> None:

@@ -43,7 +43,8 @@ def trained(optimizer, steps=60, *, dtype="float32", jit=False, shapes=SHAPES):
 
 
 def built(name, *, plain=False, **arguments):
-    """Our optimizer, or the Keras one that it stands for."""
+    """Our optimizer, or the Keras one that it stands for; all variables decay in both."""
+    arguments = {"weight_decay_exclude": (), **arguments}
     optimizer = optim.build(name=name, learning_rate=0.01, total_steps=100, **arguments)
     return type(optim.plain(optimizer)).from_config(optimizer.get_config()) if plain else optimizer
 
