@@ -120,6 +120,9 @@ class TrainerConfig:
     checkpoint_minutes: float | None = key(None, "Minutes between checkpoints.", gt=0)
     keep: int = key(2, "Newest checkpoints that are kept.", ge=1)
     keep_best: bool = key(True, "Keep the checkpoint of the best evaluation, too.")
+    prefetch_batches: int = key(
+        0, "Batches that wait in a GPU's memory for their step; 0: none.", ge=0
+    )
     callbacks: list[Any] = key([], "Keras callbacks, each a node with _target_.")
     smoke_checks: bool = key(False, "Check the run's own invariants at its end.")
 

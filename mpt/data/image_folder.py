@@ -146,6 +146,7 @@ def build(
         stall_seconds=stall_seconds,
         locate=partial(_locate, (files, held_out), channels),
         class_counts=partial(np.bincount, files.labels, minlength=classes),
+        bounded=True,
     )
 
 

@@ -68,6 +68,7 @@ class Data:
             there is none to find.
         class_counts: how many training examples, or places of them, each class has: int64
             (classes,); None where that is not known without reading them.
+        bounded: x is one tensor of numbers from -1 to 1, which half precision holds.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Data:
     reshuffles: bool = False
     locate: Callable[[], str | None] | None = None
     class_counts: Callable[[], np.ndarray] | None = None
+    bounded: bool = False
 
     def at(self, position: int) -> tf.data.Dataset:
         """The batches of `train` from batch number `position` on, which counts from 0.
@@ -214,6 +216,7 @@ def from_arrays(
         jump=begin_at,
         stall_seconds=stall_seconds,
         class_counts=partial(_class_counts, examples.y, train_rows, classes) if classes else None,
+        bounded=examples.x.dtype == np.uint8 and not examples.tokens and (scale or 0) <= 1 / 255,
     )
 
 

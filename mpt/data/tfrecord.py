@@ -139,6 +139,7 @@ def build(
         jump=begin_at,
         stall_seconds=stall_seconds,
         class_counts=partial(_class_counts, train_files, parse, classes),
+        bounded=True,
     )
 
 

@@ -4,13 +4,15 @@
 overrides and a float32 head; `verify` completes and checks that by a dry run. `table` tells each
 layer's dtypes, `apply_table` gives them to a loaded model. `fuse` and `unfused` switch
 BatchNormalization between TensorFlow's fused kernel and Keras's own operations. `computing_in`
-has the same model compute in another dtype for a while; `walk` lists its layers with their paths.
+has the same model compute in another dtype for a while; `first_cast` tells what it casts its
+input to; `walk` lists its layers with their paths.
 `policies_under` and `rules_without_effect` tell what another configuration would make of it.
 """
 
 from mpt.precision.audit import verify
 from mpt.precision.choice import Choice, choose
 from mpt.precision.fused import fuse, unfuse, unfused
+from mpt.precision.inputs import first_cast
 from mpt.precision.layers import is_container, walk
 from mpt.precision.policy import apply_table, build, computes_float16, notes, table
 from mpt.precision.reference import computing_in
@@ -23,6 +25,7 @@ __all__ = [
     "choose",
     "computes_float16",
     "computing_in",
+    "first_cast",
     "fuse",
     "is_container",
     "notes",
