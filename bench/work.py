@@ -19,6 +19,8 @@ WORKS = {
     "cnn": Work(("model=cnn",), (28, 28, 1), 128, 320),
     "mlp": Work(("model=mlp", "model.hidden=[2048,2048,2048]"), (784,), 256, 16),
     "resnet20": Work(("model=resnet", "model.depth=20"), (32, 32, 3), 128, 16),
+    "mlp of 32": Work(("model=mlp", "model.hidden=[2048,2048,2048]"), (784,), 32, 96),
+    "resnet20 of 32": Work(("model=resnet", "model.depth=20"), (32, 32, 3), 32, 96),
 }
 
 

@@ -44,6 +44,7 @@ TASKS = {
     "probe": "mpt.probing",
     "evaluate": "mpt.evaluation",
     "export": "mpt.exporting",
+    "doctor data": "mpt.data_speed",
 }
 
 

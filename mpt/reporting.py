@@ -19,6 +19,9 @@ from mpt.telemetry.compute import Compute
 from mpt.training import Training
 from mpt.tuning import StepsPerExecution
 
+WORTH_SAYING_SECONDS = 5.0
+"""Of waiting; a shorter run has more to gain elsewhere."""
+
 
 class Clock:
     """A run's wall time, which goes on evenly where the system's clock is put back.
@@ -195,6 +198,7 @@ def describe_outcome(
     result.training.rollbacks = outcome.rollbacks
     result.training.epochs = epochs(outcome.steps, prepared.data.steps_per_epoch)
     result.throughput = training.throughput.summary()
+    result.diagnosis += _bound_by_data(result, outcome.seconds["train"])
     result.loss_scale = training.history.summary()
     achieved = compute.flops_per_second(result.throughput.examples_per_second)
     result.compute = report.Compute(
@@ -214,6 +218,20 @@ def describe_outcome(
     result.wall_seconds.evaluate = outcome.seconds["evaluate"]
     result.wall_seconds.diagnose = outcome.seconds["diagnose"] or None
     result.wall_seconds.save = outcome.seconds["save"]
+
+
+def _bound_by_data(result: RunReport, train_seconds: float) -> list[dict[str, Any]]:
+    """What to say of a run that ended well, but waited for its data."""
+    share = result.throughput.data_wait_fraction
+    if result.status not in ("completed", "stopped_early") or share is None:
+        return []
+    if share <= report.BOUND_BY_DATA or share * train_seconds < WORTH_SAYING_SECONDS:
+        return []
+    message = (
+        f"Training waited for its data {share:.0%} of the time. "
+        "How fast they come without training: mpt doctor data RUN"
+    )
+    return [{"message": message, "data_wait_fraction": share}]
 
 
 def end(result: RunReport, clock: Clock) -> None:

@@ -5,10 +5,8 @@ from statistics import median
 from mpt.comparison.groups import succeeded
 from mpt.comparison.result import Group, Pairing
 from mpt.report.numbers import size
-from mpt.report.run_report import RunReport
+from mpt.report.run_report import BOUND_BY_DATA, RunReport
 
-# A run that waits this share of its time for data is bound by its input.
-WAITING = 0.2
 # Below this share of the measured peak most of a step is not arithmetic.
 IDLE = 0.1
 SHORT_STEP_MS = 1.0
@@ -63,7 +61,7 @@ def _first(group: Group) -> RunReport:
 def _input(group: Group, baseline: Group) -> str | None:
     ours = _over(group, "throughput", "data_wait_fraction")
     theirs = _over(baseline, "throughput", "data_wait_fraction")
-    if max(ours or 0.0, theirs or 0.0) <= WAITING:
+    if max(ours or 0.0, theirs or 0.0) <= BOUND_BY_DATA:
         return None
     shown = [f"{each:.0%}" if each is not None else "not measured" for each in (ours, theirs)]
     return (

@@ -9,6 +9,7 @@ from mpt.report.json_values import decode, encode, timestamp
 from mpt.report.read import from_json, read
 from mpt.report.regular_file import open_regular, read_regular
 from mpt.report.run_report import (
+    BOUND_BY_DATA,
     SCHEMA_VERSION,
     STATUSES,
     Best,
@@ -31,6 +32,7 @@ from mpt.report.run_report import (
 )
 
 __all__ = [
+    "BOUND_BY_DATA",
     "SCHEMA_VERSION",
     "STATUSES",
     "Best",

@@ -22,6 +22,9 @@ STATUSES = (
     "killed",
 )
 
+BOUND_BY_DATA = 0.2
+"""Share of the time waited for data above which it is the data that bound a run's speed."""
+
 # One entry of `diagnosis`; those of `mpt.numerics.diagnosis` have a loss_scale.
 DIAGNOSIS: dict[str, Any] = {
     "type": "object",
