@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,9 +112,14 @@ def _free(path: str) -> str:
     return candidate
 
 
+def _library(file: str) -> str:
+    """The path of a file in Python's own library."""
+    return str(Path(sysconfig.get_path("stdlib")) / file)
+
+
 @functools.cache
 def register() -> None:
-    """Put the schema, the recipes and the resolvers of run_dir where Hydra looks for them."""
+    """Put the schema, the recipes and the resolvers where OmegaConf and Hydra look for them."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
@@ -123,6 +129,7 @@ def register() -> None:
         node = OmegaConf.merge(OmegaConf.load(file), {"recipe": file.stem})
         store.store(group="recipe", name=file.stem, node=node, package="_global_")
     OmegaConf.register_new_resolver("mpt.slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("mpt.library", _library, replace=True)
     OmegaConf.register_new_resolver("mpt.free", _free, replace=True, use_cache=True)
     # Cached, so that the folder of one configuration is the same wherever it is read.
     OmegaConf.register_new_resolver(

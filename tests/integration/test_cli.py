@@ -89,7 +89,7 @@ class TestHelp:
             "digits*",
             "mixed_bfloat16",
             "smoke",
-            "seed_cnn",
+            *("seed_cnn", "imagenet_resnet50", "  ImageNet by ResNet-50 in mixed_float16"),
             "--allow",
             "examples:",
         ):
