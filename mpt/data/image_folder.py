@@ -120,7 +120,9 @@ def build(
     files, held_out, source = _parts(Path(path).expanduser(), validation_fraction, examples)
     classes = len(_class_folders(files.folder))
     left_out = LeftOut()
-    if on_error == "skip":
+    if on_error == "fail":
+        _refuse_empty((files, held_out))
+    else:
         files, held_out = (_decodable(part, left_out, channels) for part in (files, held_out))
     checks.enough(len(files.paths), batch_size, str(files.folder), left_out.warning)
     begin_at = partial(_train, files, augmentation, classes, batch_size, seed, shuffle)
@@ -211,6 +213,20 @@ def _listed(folder: Path, expected: list[str] | None = None) -> Files:
         paths += map(os.fsencode, images)
         labels += [label] * len(images)
     return Files(np.array(paths, object), np.array(labels, np.int32), folder, others)
+
+
+def _refuse_empty(parts: Sequence[Files]) -> None:
+    """Refuse files of no bytes, which a copy that was cut short leaves: they cost no reading."""
+    for files in parts:
+        empty = [row for row, path in enumerate(files.paths) if os.stat(path).st_size == 0]
+        if empty:
+            more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+            raise ConfigurationError(
+                f"image {files.name(empty[0])}{more} of {files.folder} has no bytes",
+                where="dataset.path",
+                remedy="copy the files again, or set dataset.on_error=skip to leave out what "
+                "cannot be read",
+            )
 
 
 def _others(others: Counter[str]) -> tuple[str, ...]:
