@@ -220,6 +220,8 @@ def _build(model: keras.Model, batch: Any) -> None:
     """Build what a first step would: the metrics too, by one batch's shapes."""
     try:
         model._symbolic_build(data_batch=batch)
+    except ConfigurationError:  # of the optimizer, which is built too
+        raise
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigurationError(

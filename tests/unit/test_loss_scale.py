@@ -249,6 +249,35 @@ def test_clipping_and_weight_decay_act_on_unscaled_gradients():
     np.testing.assert_array_equal(bare.numpy(), wrapped.numpy())
 
 
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("clipnorm", [0.5, 100.0])
+def test_the_global_norm_that_is_clipped_is_that_of_float32_gradients(every, clipnorm):
+    random = np.random.default_rng(0)
+    shapes = [(5, 3), (7,), (2, 2, 2)]
+    scale = 2.0**9
+    inner = {"gradient_accumulation_steps": every} if every > 1 else {}
+    optimizer = LossScaleOptimizer(
+        keras.optimizers.SGD(1.0, global_clipnorm=clipnorm, **inner), initial_scale=scale
+    )
+    weights = [keras.Variable(np.zeros(shape, "float32")) for shape in shapes]
+    optimizer.build(weights)
+    optimizer.scale_loss(0.0)
+    expected = [np.zeros(shape) for shape in shapes]
+    for _ in range(3):
+        summed = [np.zeros(shape) for shape in shapes]
+        for _ in range(every):
+            # As a backward pass in float16 gives them: multiples of the scale, rounded.
+            scaled = [(scale * random.normal(size=shape)).astype("float16") for shape in shapes]
+            optimizer.apply([tf.constant(each) for each in scaled], weights)
+            for total, each in zip(summed, scaled, strict=True):
+                total += each.astype("float64") / scale / every
+        norm = np.sqrt(sum((total**2).sum() for total in summed))
+        for weight, total in zip(expected, summed, strict=True):
+            weight -= total * min(1.0, clipnorm / norm)
+    for weight, value in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(weight, value, rtol=2e-6, atol=1e-6)
+
+
 def test_sparse_and_absent_gradients():
     table, unused = keras.Variable(np.ones((4, 2), "float32")), keras.Variable(1.0)
     optimizer = wrapper([table, unused], mode="fixed", initial_scale=2.0)
