@@ -224,10 +224,11 @@ def _verdict(run: dict[str, Any]) -> str:
     needed, share = run["needed_examples_per_second"], run["expected_wait_fraction"]
     if needed is None:
         return f"{run['path']} does not tell how long its steps waited for data"
-    text = f"its steps take {rate(needed)} examples/s when they need not wait; "
+    shared = run["device"] == "cpu"  # by steps and data
     if share:
-        text += f"with these data they wait {share:.0%} of the time"
+        outcome = f"with these data they wait {share:.0%} of the time"
+        outcome += ", or more, as both share the processor" if shared else ""
     else:
-        text += "these data keep up"
-    shared = run["device"] == "cpu"
-    return text + (", and longer where both share the processor" if shared else "")
+        outcome = "these data keep up"
+        outcome += " where the steps leave them the processor" if shared else ""
+    return f"its steps take {rate(needed)} examples/s when they need not wait; {outcome}"
