@@ -10,7 +10,7 @@ from mpt import reporting, saving
 from mpt.agreement import Agreement
 from mpt.averaging import AveragedEvaluation
 from mpt.checkpoint import Checkpoints
-from mpt.checkpointing import Checkpointing
+from mpt.checkpointing import Checkpointing, Part
 from mpt.loop import EvaluationLoop
 from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared
@@ -71,7 +71,7 @@ class Assembly:
         )
         recorder, watch, team = self._recorder(), _watch(session), prepared.team
         agreement = Agreement(team, session.interrupted)
-        parts = {"watch": watch, "run": self._earlier}
+        parts: dict[str, Part] = {"watch": watch, "run": self._earlier}
         if team.is_chief:  # whose the folder is
             parts |= {
                 "folder": FolderState(

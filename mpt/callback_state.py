@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mpt.checkpoint.file import DTYPES
+from mpt.packing import DTYPES
 
 State = dict[str, Any]
 

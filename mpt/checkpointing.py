@@ -29,6 +29,7 @@ class Checkpointing:
         minutes: minutes between two; None: not by time.
         keep_best: write one at each best evaluation, too.
         tell: told of what could not be written or read.
+        writing: False at a member of a team that is not its chief: it gives its share, and reads.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Checkpointing:
         minutes: float | None,
         keep_best: bool,
         tell: Callable[[str], None],
+        writing: bool = True,
     ):
+        self._writing = writing
         self.store = store
         self.every = every
         self.keep_best = keep_best
@@ -61,7 +64,8 @@ class Checkpointing:
         """Write the checkpoint of `step`. What fails is told."""
         state = {name: part.state() for name, part in parts.items()}
         try:
-            self.store.save(step, state, healthy=healthy, best=best)
+            if self._writing:
+                self.store.save(step, state, healthy=healthy, best=best)
         except OSError as error:
             last = list(self.store.steps())[-1:]
             kept = f"the last one is that of step {last[0]}" if last else "there is none"
@@ -71,6 +75,11 @@ class Checkpointing:
             )
         # A disk that is full is not tried again before the next one is due.
         self._saved_at = time.monotonic()
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps than `step`."""
+        if self._writing:
+            self.store.forget_after(step)
 
     def last_healthy(self) -> Found | None:
         """The newest checkpoint that the run can go back to."""

@@ -319,18 +319,39 @@ def _check_overrides(overrides: list[Any]) -> None:
 
 def _check_device(config: TrainConfig) -> None:
     device = config.device
-    if device.strategy == "mirrored" and config.trainer.jit_compile is True:
+    if device.strategy != "none" and config.trainer.jit_compile is True:
         raise ConfigurationError(
-            "device.strategy=mirrored does not run with trainer.jit_compile=true",
+            f"device.strategy={device.strategy} does not run with trainer.jit_compile=true",
             where="trainer.jit_compile",
             remedy="set trainer.jit_compile=false, or device.strategy=none",
         )
+    if device.strategy == "multi_worker":
+        _check_workers(config)
     if device.accelerator == "gpu" and device.logical_cpus is not None:
         raise ConfigurationError(
             "device.logical_cpus splits the CPU, but device.accelerator=gpu asks for a GPU",
             where="device.logical_cpus",
             remedy="set device.accelerator=cpu, or device.logical_cpus=null",
         )
+
+
+def _check_workers(config: TrainConfig) -> None:
+    device = config.device
+    refused = {
+        "device.logical_cpus": device.logical_cpus is not None,
+        "batch_size": config.batch_size == "max",
+        "device.memory_limit_mb": device.memory_limit_mb is not None,
+    }
+    for key, given in refused.items():
+        if given:
+            raise ConfigurationError(
+                f"device.strategy=multi_worker does not run with {key} set so",
+                where=key,
+                remedy="find batch_size=max on one worker, with device.strategy=none, and give "
+                "the number"
+                if key == "batch_size"
+                else f"set {key}=null",
+            )
 
 
 def expected_type(where: str) -> str | None:

@@ -30,6 +30,8 @@ SKIPPED = "loss_scale/skipped_steps"
 DEVICE_MEMORY = "memory/device_in_use_bytes"
 HOST_MEMORY = "memory/host_rss_bytes"
 REFRESHES_PER_SECOND = 2.0
+OF_A_MEMBER = -2
+"""Verbosity of a worker that is not the chief: errors, and how it ended."""
 
 
 class Console:
@@ -37,7 +39,7 @@ class Console:
 
     Args:
         verbosity: -1 says only where the run lies, and warnings and errors; 0 is the normal;
-            1 adds all tags to each step's line, and details.
+            1 adds all tags to each step's line, and details; OF_A_MEMBER says errors only.
         stdout: takes results; None: the process's own.
         stderr: takes notes, warnings and errors; None: the process's own.
     """
@@ -102,7 +104,7 @@ class Console:
 
     def warning(self, text: str) -> None:
         """Warn on stderr, with -q too."""
-        self._message(f"warning: {text}", style="yellow")
+        self._message(f"warning: {text}", shown=self.verbosity > OF_A_MEMBER, style="yellow")
 
     def error(self, error: BaseException | str) -> None:
         """Say on stderr what went wrong, in one block, without a traceback."""
@@ -120,12 +122,14 @@ class Console:
             for name, path in render.next_paths(report, folder):
                 self._result(f"{name:<13}{path}")
         self._record(f"run: {folder}")
-        self._print(self._out, f"run: {folder}")
+        if self.verbosity > OF_A_MEMBER:
+            self._print(self._out, f"run: {folder}")
 
     def nothing_left(self, text: str, folder: str | Path) -> None:
         """Say that the run in `folder` is at its end already."""
         self._result(text)
-        self._print(self._out, f"run: {folder}")
+        if self.verbosity > OF_A_MEMBER:
+            self._print(self._out, f"run: {folder}")
 
     def stop(self) -> None:
         """Take the live line away."""

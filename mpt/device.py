@@ -19,8 +19,10 @@ from mpt.errors import ConfigurationError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from mpt.workers import Cluster
+
 ACCELERATORS = ("auto", "cpu", "gpu")
-STRATEGIES = ("none", "mirrored")
+STRATEGIES = ("none", "mirrored", "multi_worker")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 FLOAT16_FLAGS = frozenset({"avx512_fp16", "amx_fp16"})
 
@@ -245,8 +247,13 @@ def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
     )
 
 
-def strategy(name: str) -> tf.distribute.Strategy:
-    """The distribution strategy: "none" (TensorFlow's default) or "mirrored" over all devices.
+def strategy(name: str, cluster: Cluster | None = None) -> tf.distribute.Strategy:
+    """The distribution strategy.
+
+    Args:
+        name: "none" (TensorFlow's default), "mirrored" over all devices, or "multi_worker" over
+            those of all members of `cluster`, with whom TensorFlow connects here. One device alone
+            has TensorFlow's default, too.
 
     Raises:
         ConfigurationError: no such strategy.
@@ -255,20 +262,35 @@ def strategy(name: str) -> tf.distribute.Strategy:
 
     if name == "none":
         return tf.distribute.get_strategy()
-    if name != "mirrored":
+    if name == "multi_worker" and cluster is not None and len(cluster.members) > 1:
+        return _multi_worker(cluster)
+    if name not in STRATEGIES:
         raise ConfigurationError(
             f"There is no strategy {name!r}.",
             where="device.strategy",
             allowed=STRATEGIES,
             value=name,
         )
-    gpus = tf.config.list_logical_devices("GPU")
-    if gpus:
-        return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
-    return tf.distribute.MirroredStrategy(
-        [cpu.name for cpu in tf.config.list_logical_devices("CPU")],
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    names = gpus or [cpu.name for cpu in tf.config.list_logical_devices("CPU")]
+    if len(names) == 1:  # MirroredStrategy over one device cannot hold a step that may be skipped
+        return tf.distribute.get_strategy()
+    reduction = None if gpus else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
+
+
+def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
+    import tensorflow as tf
+
+    kind, index = cluster.task
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster.tasks),
+        task_type=kind,
+        task_id=index,
+        rpc_layer="grpc",
+        num_accelerators={"GPU": len(tf.config.get_visible_devices("GPU"))},
     )
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 def set_tf32(enabled: bool) -> None:

@@ -18,6 +18,7 @@ from mpt.report import RunReport
 from mpt.run_folder import LOG, METRICS, MODEL, REPORT, FolderGone, RunFolder
 from mpt.session import Session
 from mpt.telemetry import hparams, memory
+from mpt.workers import WorkerLost
 
 EXIT_CODES = {
     "completed": errors.OK,
@@ -53,6 +54,8 @@ def failures_reported(session: Session) -> Iterator[None]:
         console.error(error)
     except FolderGone as error:
         _report_gone(session, error)
+    except WorkerLost as error:
+        _report_lost(session, error)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         _fail(result, "error", message)
@@ -151,6 +154,17 @@ def _report_gone(session: Session, error: FolderGone) -> None:
         f"{error}\n  where:   {session.folder.path}\n"
         "  to do:   where it was moved, mpt train resume=PLACE goes on from its last checkpoint"
     )
+
+
+def _report_lost(session: Session, error: WorkerLost) -> None:
+    """End a run that lacks a member of its team."""
+    _fail(session.result, "worker_lost", str(error))
+    folder, step = session.folder, None
+    if session.prepared.team.is_chief:
+        step = _last_step(folder)
+    again = f"start all workers again, with {shell_word('resume', session.run_dir)}"
+    where = f": it goes on from step {step}" if step is not None else ""
+    session.console.error(f"{error}\n  to do:   {again}{where}")
 
 
 def _exit_code(result: RunReport) -> int:

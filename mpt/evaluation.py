@@ -12,8 +12,9 @@ from mpt import ending, errors, report, stall
 from mpt.console import Console
 from mpt.data.errors import input_error
 from mpt.errors import ConfigurationError
-from mpt.loop import EvaluationLoop, iterate
+from mpt.loop import EvaluationLoop
 from mpt.preparation import Prepared, prepare
+from mpt.replicas import iterate
 from mpt.run_folder import REPORT
 from mpt.schema import TrainConfig
 from mpt.stall import StallWatch
@@ -79,7 +80,7 @@ def evaluate(prepared: Prepared) -> dict[str, float]:
             where="dataset",
             remedy="set dataset.validation_fraction, as the run that trained the model had it",
         )
-    iterator = iterate(data.validation, prepared.strategy)
+    iterator = iterate(data.validation, prepared.strategy, prepared.team)
     loop = EvaluationLoop(prepared.model, prepared.strategy, iterator, data.validation_batches)
 
     def stalled(waited: float) -> None:

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from mpt import loss_scale, precision, tuning
 from mpt.errors import ConfigurationError
-from mpt.loop import TrainLoop, iterate
+from mpt.loop import TrainLoop
 from mpt.numerics import Capture, restored
 from mpt.preparation import Prepared
+from mpt.replicas import iterate
 
 # Shortest expected run, s, for which XLA is tried: it compiles for tens of seconds on a CPU.
 WORTHWHILE_SECONDS = {"cpu": 300.0, "gpu": 60.0}
@@ -39,7 +40,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
             results would differ with the other one.
     """
     trainer = prepared.config.trainer
-    iterator = iterate(prepared.data.train, prepared.strategy)
+    iterator = iterate(prepared.data.train, prepared.strategy, prepared.team)
     made = tuning.JitChoice(bool(chosen["enabled"]), str(chosen["reason"])) if chosen else None
     choice = made or tuning.choose_jit(
         trainer.jit_compile,
@@ -52,6 +53,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
         prepared.strategy,
         prepared.data.train.element_spec,
         prepared.config.loss_scale.max_consecutive_skips,
+        prepared.team,
     )
     if choice is not None:
         fused = () if choice.enabled else _fuse(prepared)
@@ -66,7 +68,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
         compiled = _loop(prepared, iterator, capture, jit=True)
         return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
 
-    rehearsal = iterate(prepared.data.train, prepared.strategy)
+    rehearsal = iterate(prepared.data.train, prepared.strategy, prepared.team)
     with restored(prepared.model):
         choice = tuning.measure_jit(
             lambda steps: plain.rehearse(steps, rehearsal),

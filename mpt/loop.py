@@ -166,6 +166,7 @@ class EvaluationLoop:
         model: compiled; its metrics are reset before a pass and put back after it.
         strategy: the strategy under which the model was made.
         iterator: endless repetitions of the same pass of `batches` batches.
+        ended: asked every `chunk` batches whether to cut the pass short; None: only `halt` does.
     """
 
     def __init__(
@@ -174,11 +175,15 @@ class EvaluationLoop:
         strategy: tf.distribute.Strategy,
         iterator: Iterator[Batch],
         batches: int,
+        ended: Callable[[], bool] | None = None,
+        chunk: int = 50,
     ):
         self._model = model
         self._strategy = strategy
         self._iterator = iterator
         self._batches = batches
+        self._ended = ended
+        self._chunk = batches if ended is None else chunk
         self._awaited = _awaited()
         self._halted = _halted()
         self._steps = tf.function(self._run_steps, reduce_retracing=True)
@@ -194,12 +199,23 @@ class EvaluationLoop:
         """
         kept = [(v, v.numpy()) for v in parts(self._model.metrics_variables)]
         self._model.reset_metrics()
-        done = self._steps(self._iterator, tf.constant(self._batches, tf.int64))
-        whole = int(done.numpy()) == self._batches
+        whole = self._pass()
         result = metric_values(self._model) if whole else None
         for variable, value in kept:
             variable.assign(value)
         return result
+
+    def _pass(self) -> bool:
+        """Take all batches; whether nothing cut it short."""
+        done = 0
+        while done < self._batches:
+            count = min(self._chunk, self._batches - done)
+            done += count
+            if int(self._steps(self._iterator, tf.constant(count, tf.int64)).numpy()) < count:
+                return False
+            if self._ended is not None and done < self._batches and self._ended():
+                return False
+        return True
 
     def halt(self) -> None:
         """End the present pass, if there is one, after its present batch. For another thread.
@@ -214,8 +230,22 @@ class EvaluationLoop:
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             done += 1
             batch = _awaited_batch(iterator, self._awaited, done)
-            self._strategy.run(self._model.test_step, args=(batch,))
+            self._strategy.run(self._step, args=(batch,))
         return done
+
+    @tf.autograph.experimental.do_not_convert
+    def _step(self, batch: Batch) -> None:
+        if self._strategy.num_replicas_in_sync == 1:
+            self._model.test_step(batch)
+            return
+        # The last batch may have fewer rows than there are replicas: a mean of none is no number.
+        rows = tf.shape(tf.nest.flatten(batch, expand_composites=True)[0])[0]
+
+        def step() -> int:
+            self._model.test_step(batch)
+            return 0
+
+        tf.cond(rows > 0, step, lambda: 0)
 
 
 def metric_values(model: keras.Model) -> dict[str, float]:
@@ -227,13 +257,6 @@ def metric_values(model: keras.Model) -> dict[str, float]:
         else:
             values[name] = float(np.asarray(value))
     return values
-
-
-def iterate(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterator[Batch]:
-    """One iterator over `dataset`, its batches split over the strategy's replicas."""
-    if strategy.num_replicas_in_sync > 1:
-        dataset = strategy.experimental_distribute_dataset(dataset)
-    return iter(dataset)
 
 
 def _halted() -> tf.Variable:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from mpt import device as devices
-from mpt import instantiate, objective, precision
+from mpt import instantiate, objective, precision, replicas
 from mpt.data import Data, class_weights
 from mpt.data.errors import first_batch
 from mpt.device import Device
@@ -20,7 +20,9 @@ from mpt.run_folder import MODEL
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
 from mpt.telemetry.histograms import ExponentHistograms, Watched
+from mpt.workers import ALONE, Team
 
+OF_THE_STRATEGY = ("strategy", "worker_seconds")
 LARGEST_DESCRIPTION = 2**26
 """Bytes of the layers' description in a .keras file; ResNet50's has 2**17."""
 
@@ -39,6 +41,7 @@ class Prepared:
 
     config: TrainConfig
     device: Device
+    team: Team
     strategy: tf.distribute.Strategy
     choice: Choice
     data: Data
@@ -57,6 +60,7 @@ def prepare(
     config: TrainConfig,
     allow: tuple[str, ...],
     *,
+    team: Team = ALONE,
     batch_size: int | None = None,
     cpu_limit_mb: int | None = None,
     policy: str | None = None,
@@ -65,6 +69,7 @@ def prepare(
     """Build everything that `config` names and try one batch through it.
 
     Args:
+        team: who trains together with this process.
         batch_size: the size that batch_size=max came to.
         policy: what precision.policy=auto came to in the run that goes on.
         trained: the weights come from a checkpoint, so not from `init_from`.
@@ -81,10 +86,12 @@ def prepare(
             where="batch_size",
             remedy="give a number; a finished run's report.json has training.batch_size",
         )
-    device = devices.prepare(**{k: v for k, v in asdict(config.device).items() if k != "strategy"})
+    own = {k: v for k, v in asdict(config.device).items() if k not in OF_THE_STRATEGY}
+    device = devices.prepare(**own)
     if cpu_limit_mb is not None and device.kind == "cpu" and config.device.memory_limit_mb is None:
         devices.limit_process(cpu_limit_mb)
-    strategy = devices.strategy(config.device.strategy)
+    strategy = devices.strategy(config.device.strategy, team.cluster)
+    replicas.check_batch(size, strategy)
     keras.utils.set_random_seed(config.seed)
     # Else it is made from the clock when it is first asked for, or under determinism not at all.
     tf.random.set_global_generator(tf.random.Generator.from_seed(config.seed))
@@ -116,6 +123,7 @@ def prepare(
     return Prepared(
         config,
         device,
+        team,
         strategy,
         choice,
         data,

@@ -14,8 +14,10 @@ import numpy as np
 import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator
 
+from mpt import replicas
 from mpt.state_fields import number, whole
-from mpt.variables import changed_by_a_step, parts, path
+from mpt.variables import Variable, changed_by_a_step, parts, path
+from mpt.workers import ALONE, Team
 
 State = dict[str, Any]
 
@@ -23,10 +25,16 @@ MT19937_WORDS = 624
 
 
 class Variables:
-    """Every variable that training changes, by its place; each replica's own value."""
+    """Every variable that training changes, by its place.
 
-    def __init__(self, model: keras.Model):
+    What may differ between replicas is kept of each one, in this process and in others: as many
+    replicas as there were go on bit for bit, and others with the mean, or with the sum where it is
+    one. The rest is kept once.
+    """
+
+    def __init__(self, model: keras.Model, team: Team = ALONE):
         self._model = model
+        self._team = team
         # Weights as training left them, once their moving average has taken their place.
         self._raw: dict[int, np.ndarray] = {}
 
@@ -35,13 +43,20 @@ class Variables:
         self._raw = {id(part): part.numpy() for part in parts(self._model.trainable_variables)}
 
     def state(self) -> State:
+        """The values; all members of the team must ask for them."""
         variables = changed_by_a_step(self._model)
+        own = replicas.differing(self._model)
+        copies = dict(zip(map(id, own), replicas.copies_of(own, self._team), strict=True))
+        values = [copies.get(id(each)) or [self._value(each)] for each in variables]
         return {
             "paths": [path(variable) for variable in variables],
-            "values": [
-                np.asarray(self._raw.get(id(part), part.numpy())) for part in parts(variables)
-            ],
+            "copies": [len(each) for each in values],
+            "values": [np.asarray(copy) for each in values for copy in each],
         }
+
+    def _value(self, variable: Variable) -> np.ndarray:
+        first = parts([variable])[0]
+        return self._raw.get(id(first), first.numpy())
 
     def restore(self, state: State) -> None:
         """Give each variable its value.
@@ -50,21 +65,34 @@ class Variables:
             ValueError: the state is of other variables. Nothing has changed then.
         """
         variables = changed_by_a_step(self._model)
-        found = parts(variables)
-        values = state["values"]
-        if len(values) != len(found):
-            raise ValueError(f"it has {len(values)} variables, the run has {len(found)}")
+        copies, values = list(state["copies"]), iter(state["values"])
+        if len(copies) != len(variables):
+            raise ValueError(f"it has {len(copies)} variables, the run has {len(variables)}")
         _refuse_swapped([path(variable) for variable in variables], state["paths"])
-        for part, value in zip(found, values, strict=True):
+        kept = [[next(values) for _ in range(whole(count, "copies", least=1))] for count in copies]
+        for variable, each in zip(variables, kept, strict=True):
+            part = parts([variable])[0]
             dtype = np.dtype(part.dtype.as_numpy_dtype)
-            if not part.shape.is_compatible_with(value.shape) or value.dtype != dtype:
-                raise ValueError(
-                    f"{part.name} is {dtype.name} {part.shape}, "
-                    f"in it {value.dtype.name} {value.shape}"
-                )
-        for part, value in zip(found, values, strict=True):
-            part.assign(value)
+            for value in each:
+                if not part.shape.is_compatible_with(value.shape) or value.dtype != dtype:
+                    raise ValueError(
+                        f"{part.name} is {dtype.name} {part.shape}, "
+                        f"in it {value.dtype.name} {value.shape}"
+                    )
+        for variable, each in zip(variables, kept, strict=True):
+            own = parts([variable])
+            for part, value in zip(own, self._own(variable, each, len(own)), strict=True):
+                part.assign(value)
         self._raw = {}
+
+    def _own(self, variable: Variable, copies: list[np.ndarray], local: int) -> list[np.ndarray]:
+        """The values of this process's replicas."""
+        count, first = local * self._team.size, local * self._team.rank
+        if len(copies) == 1 and not replicas.is_summed(variable):
+            return copies * local
+        if len(copies) != count:
+            copies = replicas.shared_out(variable, copies, count)
+        return copies[first : first + local]
 
 
 def _refuse_swapped(own: Sequence[str], kept: Sequence[str]) -> None:

@@ -1,18 +1,22 @@
 """One run, from its configuration to its report."""
 
+import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import tensorflow as tf
 
-from mpt import ending, errors, report, reporting, resuming
+from mpt import ending, errors, packing, precision, report, reporting, resuming
 from mpt.assembly import Assembly
 from mpt.concurrency import Presence
-from mpt.console import Console
+from mpt.console import OF_A_MEMBER, Console
+from mpt.data import Data, feeding
 from mpt.data.errors import input_error
+from mpt.errors import ConfigurationError
 from mpt.execution import make_execution
 from mpt.interrupts import Interrupts
 from mpt.leaving import tidied
@@ -23,6 +27,9 @@ from mpt.run_folder import RunFolder, is_run, writing
 from mpt.schema import TrainConfig
 from mpt.session import Session, opened_board
 from mpt.stall import StallWatch
+from mpt.together import joined, translated
+from mpt.variables import parts
+from mpt.workers import Team
 
 
 def run(
@@ -58,25 +65,34 @@ def run(
         ConfigurationError: the configuration or the input cannot be used; nothing was written.
     """
     run_dir = Path(os.path.abspath(run_dir))
-    console = Console(verbosity)
     clock = Clock(psutil.Process().create_time())
     whole = steps is None
     with Presence() as presence, ExitStack() as stack:
+        team = stack.enter_context(joined(config))
+        console = Console(verbosity if team.is_chief else OF_A_MEMBER)
         stack.enter_context(tidied(console.stop))
-        folder, resumed = _reopened(run_dir, config, stack) if whole else (None, None)
+        folder, resumed = None, None
+        if whole and team.is_chief:
+            folder, resumed = _reopened(run_dir, config, stack)
+        if team.size > 1:
+            run_dir, resumed = _agreed(team, run_dir, resumed, config)
         if isinstance(resumed, Ended):
             console.nothing_left(resumed.message, run_dir)
+            team.part()
             return resumed.exit_code
         chosen = resumed.run if resumed is not None else {}
         try:
             prepared = prepare(
                 config,
                 allow,
+                team=team,
                 batch_size=chosen.get("batch_size", batch_size),
                 cpu_limit_mb=cpu_limit_mb,
                 policy=chosen.get("policy"),
                 trained=bool(chosen),
             )
+            _compare(prepared)
+            prepared.data = _fed(prepared)
             result = reporting.begin(prepared, run_dir, command, clock)
             if batch_size_reason is not None:
                 result.execution.choice_reasons["batch_size"] = batch_size_reason
@@ -91,11 +107,12 @@ def run(
         if steps is not None:
             prepared = _beginning(prepared, steps)
         # From here on a signal ends training, and what comes after it is brought to its end.
-        interrupted = stack.enter_context(Interrupts(execution.loop.halt))
+        halt = [execution.loop.halt] if team.size == 1 else []  # members end after the same step
+        interrupted = stack.enter_context(Interrupts(*halt))
         if folder is None:
-            folder = stack.enter_context(RunFolder.create(run_dir))
+            folder = stack.enter_context(_new_folder(run_dir, team, stack))
         with writing(folder.path):
-            new = resumed is None or resumed.begin_anew(folder)
+            new = resumed is None or not team.is_chief or resumed.begin_anew(folder)
             if new:  # first: it makes of the folder a run's, to be begun anew after a kill
                 folder.write_hydra(**composed)
             board = stack.enter_context(opened_board(prepared, result, folder, composed, new=new))
@@ -103,6 +120,7 @@ def run(
                 *(prepared, execution, result, folder, board, console, clock, composed, resumed),
                 interrupted=interrupted,
                 whole=whole,
+                run_dir=run_dir,
             )
             folder.tell = session.tell
             if new:  # else nothing is written before the checkpoint is known to fit
@@ -110,10 +128,76 @@ def run(
                 folder.write_json("precision.json", report.encode(result.precision))
         with ending.failures_reported(session):
             _train(session, presence)
-            if whole:
+            if whole and team.is_chief:
                 ending.save_model(session)
         ending.conclude(session, presence)
+        if result.status in ("failed", "oom"):
+            team.leave(result.reason.message if result.reason is not None else result.status)
+        else:
+            result.exit_code = team.part(result.exit_code)[0]  # whose the folder is
     return result.exit_code
+
+
+def _fed(prepared: Prepared) -> Data:
+    """The data, on their way to the only GPU that there is; several replicas share them out."""
+    alone = prepared.strategy.num_replicas_in_sync == 1 and prepared.device.kind == "gpu"
+    return feeding.fed(
+        prepared.data,
+        device="/GPU:0" if alone else None,
+        first_cast=precision.first_cast(prepared.model),
+        ahead=prepared.config.trainer.prefetch_batches,
+    )
+
+
+def _agreed(
+    team: Team, run_dir: Path, resumed: Ended | Resumption | None, config: TrainConfig
+) -> tuple[Path, Ended | Resumption | None]:
+    """The chief's folder, and where the run in it stands, as each member finds it there.
+
+    Raises:
+        ConfigurationError: a member does not find there what the chief has found.
+    """
+    ended = [resumed.message, resumed.exit_code] if isinstance(resumed, Ended) else None
+    step = resumed.found.step if isinstance(resumed, Resumption) and resumed.found else None
+    chief = team.exchange({"run_dir": str(run_dir), "ended": ended, "step": step})[0]
+    run_dir = Path(chief["run_dir"])
+    if chief["ended"] is not None:
+        message, code = chief["ended"]
+        return run_dir, Ended(code, message)
+    if not team.is_chief:
+        resumed = resuming.find(run_dir, config) if chief["step"] is not None else None
+        step = resumed.found.step if isinstance(resumed, Resumption) and resumed.found else None
+    if team.any(step != chief["step"])[0]:
+        raise ConfigurationError(
+            "Not all workers find the checkpoint that the run is to go on from, that of step "
+            f"{chief['step']}.",
+            where=f"run_dir={run_dir}",
+            remedy="put the run's folder on storage that all workers share",
+        )
+    return run_dir, resumed
+
+
+def _compare(prepared: Prepared) -> None:
+    """Refuse to train on other data, or from other weights, than the other members.
+
+    Raises:
+        ConfigurationError: they differ.
+    """
+    team = prepared.team
+    if team.size == 1:
+        return
+    team.same("The data", prepared.data.fingerprint, "dataset")
+    digest = hashlib.sha256()
+    for variable in prepared.model.trainable_variables:
+        digest.update(packing.content(parts([variable])[0].numpy()))
+    team.same("What the weights begin with", digest.hexdigest(), "init_from")
+
+
+def _new_folder(run_dir: Path, team: Team, stack: ExitStack) -> RunFolder:
+    """The run's folder; at a member that is not the chief one that is gone after the run."""
+    if team.is_chief:
+        return RunFolder.create(run_dir)
+    return RunFolder.create(stack.enter_context(TemporaryDirectory(prefix="mpt-worker-")))
 
 
 def _reopened(
@@ -147,6 +231,7 @@ def _train(session: Session, presence: Presence) -> None:
         try:
             assembly.describe()
             ending.report_stall(session, awaited, waited)
+            session.prepared.team.leave("its data did not come")
             ending.conclude(session, presence)
         finally:  # the main thread is inside TensorFlow, out of reach
             os._exit(session.result.exit_code or errors.FAILED)
@@ -158,6 +243,7 @@ def _train(session: Session, presence: Presence) -> None:
         with StallWatch(data.stall_seconds, training.awaited, stalled):
             training.run(resumed.state if resumed is not None else None)
     except (tf.errors.OpError, StopIteration) as error:
-        raise input_error(error, data) or error from error
+        with translated(session.prepared.team):
+            raise input_error(error, data) or error from error
     finally:
         assembly.describe()

@@ -130,7 +130,12 @@ class TrainerConfig:
 @dataclass
 class DeviceConfig:
     accelerator: str = key("auto", "Device to train on.", choices=("auto", "cpu", "gpu"))
-    strategy: str = key("none", "Distribution over local devices.", choices=("none", "mirrored"))
+    strategy: str = key(
+        "none",
+        "Distribution: over all local devices, or over the processes that TF_CONFIG or Slurm name.",
+        choices=("none", "mirrored", "multi_worker"),
+    )
+    worker_seconds: float = key(300.0, "How long a worker waits for the others to start, s.", gt=0)
     memory_growth: bool = key(True, "Let GPU memory grow as needed.")
     memory_limit_mb: int | None = key(
         None, "Limit of GPU memory, or of what a CPU run takes beyond its start, MiB.", ge=1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mpt import report
 from mpt.console import Console
@@ -27,6 +28,8 @@ class Session:
         resumed: where the run stood before; None: it begins here.
         interrupted: the signals that asked it to end.
         whole: it is to train to its end, and not to try its first steps only.
+        run_dir: the run's folder; `folder` is another one at a member of a team that is not its
+            chief, who alone writes there.
     """
 
     prepared: Prepared
@@ -40,6 +43,7 @@ class Session:
     resumed: Resumption | None
     interrupted: Interrupts
     whole: bool
+    run_dir: Path
 
     def tell(self, text: str) -> None:
         """Warn, and put it into the report, once."""

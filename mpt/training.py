@@ -1,6 +1,5 @@
 """The host's side of training: groups steps into calls, and acts at their edges."""
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from mpt import checkpointing
+from mpt import checkpointing, replicas
+from mpt.agreement import Agreement
 from mpt.callback_state import Callbacks
 from mpt.checkpointing import Checkpointing, Part
 from mpt.hooks import callback_list, wants_batches
-from mpt.interrupts import Interrupts
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
 from mpt.progress import Outcome, Schedule, Values, kept_rollback, kept_rows
 from mpt.resumable import RandomNumbers, Variables
@@ -24,6 +23,7 @@ from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
 from mpt.tuning import StepsPerExecution
+from mpt.workers import ALONE, Team
 
 STATE = (  # what a checkpoint has of a training
     *("step", "left_out", "drained_at", "pending", "window_seconds", "final", "seconds"),
@@ -52,7 +52,8 @@ class Training:
         max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
             leaves out the batches since; 0: it stops.
         tell: told when the run goes back.
-        interrupted: entered, and halts `loop` and `evaluation`; whoever made it ends it.
+        interrupted: whether it was asked to end early.
+        team: who trains together with this process, in lock step.
     """
 
     model: keras.Model
@@ -70,7 +71,8 @@ class Training:
     learning_rate: Callable[[], float]
     diagnose: Callable[[Window], Cause | None]
     batches_from: Callable[[int, Callable[[int | None], None]], Iterator[Any]]
-    interrupted: Interrupts
+    interrupted: Agreement
+    team: Team = ALONE
     checkpoints: Checkpointing | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
     max_rollbacks: int = 0
@@ -98,7 +100,7 @@ class Training:
             DoesNotFit: that state is not one of this run; nothing was trained.
         """
         hooks = callback_list(self.callbacks, self.model, self.schedule)
-        self._variables = Variables(self.model)
+        self._variables = Variables(self.model, self.team)
         self._all_parts: dict[str, Part] = {  # those that write to the run's folder come last
             "variables": self._variables,
             "callbacks": Callbacks(hooks.callbacks),
@@ -131,6 +133,7 @@ class Training:
                 self._end(reason, hooks)
                 break
         self._finalize()
+        replicas.average_statistics(self.model, self.team)
         hooks.on_train_end()
         return self.outcome
 
@@ -221,7 +224,7 @@ class Training:
         entry = {"from_step": outcome.steps, "to_step": found.step, "rule": reason.rule}
         earlier = [*outcome.rollbacks, entry]
         # First, so that a kill leaves nothing of the path that was left.
-        self.checkpoints.store.forget_after(found.step)
+        self.checkpoints.forget_after(found.step)
         checkpointing.restore(self._all_parts, found.state)
         self.model.stop_training = False
         self._saved_at = found.step
@@ -311,11 +314,13 @@ class Training:
             metrics = metric_values(self.model) if self.callbacks else {}
             logs = {**metrics, **self._validation_logs()}
             hooks.on_epoch_end((step - 1) // schedule.steps_per_epoch, logs)
+        due = self.checkpoints is not None and self.checkpoints.due(step)
+        self.model.stop_training, due = self.interrupted.settle(self.model.stop_training, due)
         if reason is None and self.model.stop_training and not ended:
             reason = Reason("callback", step, "a Keras callback set model.stop_training")
         if reason is None and self.checkpoints is not None:
             best = evaluating and self.best.step == step and self.checkpoints.keep_best
-            if best or ended or self.checkpoints.due(step):
+            if best or ended or due:
                 self._save(best=best)
         return reason
 
@@ -381,6 +386,7 @@ class Training:
         self.loop.wait()
         hooks.on_test_begin()
         start = time.perf_counter()
+        replicas.average_statistics(self.model, self.team)
         result = self.evaluation.run()
         self.outcome.seconds["evaluate"] += time.perf_counter() - start
         if result is None:
@@ -435,5 +441,5 @@ class Training:
     def _interrupt(self) -> Reason:
         """The run is to go on from here later, in another process: a signal has ended this one."""
         self.outcome.status = "interrupted"
-        name = signal.Signals(self.interrupted.received[0]).name
-        return Reason("signal", self.outcome.steps, f"{name} was received")
+        message = f"{self.interrupted.signal} was received"
+        return Reason("signal", self.outcome.steps, message)

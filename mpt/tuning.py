@@ -35,12 +35,16 @@ class StepsPerExecution:
     _first: bool = True
 
     @classmethod
-    def choose(cls, asked: int | str, total_steps: int, deterministic: bool) -> "StepsPerExecution":
+    def choose(
+        cls, asked: int | str, total_steps: int, deterministic: bool, workers: int = 1
+    ) -> "StepsPerExecution":
         """From the configuration: a number, or "auto"."""
         if asked != "auto":
             return cls(int(asked), "as configured")
         if deterministic:
             return cls(1, "device.deterministic leaves nothing to a measurement")
+        if workers > 1:
+            return cls(1, "not measured: all workers must take the same")
         if total_steps < SHORTEST_RUN:
             return cls(1, f"not measured: the run has fewer than {SHORTEST_RUN} steps")
         return cls(1, "measuring", _times={})

@@ -6,21 +6,21 @@
     arrays    their bytes one after another, little-endian, C order
     digest    SHA-256 of everything before it, 32 bytes
 
-In `state` the mapping {"$array": 3} stands for the fourth array. Nothing is ever unpickled, and
-what a header says is held against the file's own size before it is used.
+State and arrays are written as `mpt.packing` says. What a header says is held against the file's
+own size before it is used.
 """
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import ml_dtypes  # noqa: F401, NumPy learns bfloat16 and the float8 types from it
 import numpy as np
 
+from mpt import packing
 from mpt.report import open_regular
 from mpt.run_folder import PARTIAL, sync
 
@@ -28,14 +28,7 @@ MAGIC = b"mpt-checkpoint-1"
 LENGTH_BYTES = 8
 DIGEST_BYTES = hashlib.sha256().digest_size
 LONGEST_HEADER = 2**28
-MOST_DIMENSIONS = 32
-REFERENCE = "$array"
 CHANGED = "its checksum is wrong: it was cut short or changed"
-DTYPES = (
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
-    *("float8_e4m3fn", "float8_e5m2", "int4", "uint4"),
-)
 
 
 class BrokenCheckpoint(ValueError):
@@ -56,15 +49,15 @@ def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any] | None 
         TypeError: something that is none of the above.
     """
     arrays: list[np.ndarray] = []
-    plain = _without_arrays(state, arrays)
-    specs = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in arrays]
+    plain = packing.without_arrays(state, arrays)
+    specs = packing.specs_of(arrays)
     header = json.dumps({"about": dict(about or {}), "state": plain, "arrays": specs}).encode()
     partial = path.with_name(PARTIAL + path.name)
     try:
         with open(partial, "wb") as file:
             digest = hashlib.sha256()
             length = len(header).to_bytes(LENGTH_BYTES, "little")
-            for content in (MAGIC, length, header, *map(_bytes, arrays)):
+            for content in (MAGIC, length, header, *map(packing.content, arrays)):
                 digest.update(content)
                 file.write(content)
             file.write(digest.digest())
@@ -97,7 +90,7 @@ def read(path: Path) -> dict[str, Any]:
     if checksum.digest() != digest:
         raise BrokenCheckpoint(CHANGED)
     try:
-        state = _with_arrays(header["state"], _arrays(header, body))
+        state = packing.with_arrays(header["state"], packing.arrays_in(header["arrays"], body))
         if not isinstance(state, dict):
             raise TypeError("its state is no mapping")
         return state
@@ -152,64 +145,10 @@ def _expected(beginning: bytes, rest: int) -> dict[str, Any]:
     """
     try:
         header = _header(beginning)
-        announced = sum(math.prod(shape) * dtype.itemsize for dtype, shape in _specs(header))
+        specs = packing.specs(header["arrays"])
+        announced = sum(math.prod(shape) * dtype.itemsize for dtype, shape in specs)
     except Exception as error:
         raise BrokenCheckpoint(CHANGED) from error
     if announced + DIGEST_BYTES != rest:
         raise BrokenCheckpoint(CHANGED)
     return header
-
-
-def _specs(header: dict[str, Any]) -> Iterator[tuple[np.dtype, tuple[int, ...]]]:
-    for spec in header["arrays"]:
-        name, shape = spec["dtype"], tuple(spec["shape"])
-        if name not in DTYPES or len(shape) > MOST_DIMENSIONS:
-            raise BrokenCheckpoint(f"no array is {name!r} of shape {shape}")
-        if not all(type(n) is int and n >= 0 for n in shape):
-            raise BrokenCheckpoint(f"no array is {name!r} of shape {shape}")
-        yield np.dtype(name), shape
-
-
-def _arrays(header: dict[str, Any], content: memoryview) -> list[np.ndarray]:
-    arrays = []
-    offset = 0
-    for dtype, shape in _specs(header):
-        array = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
-        arrays.append(array)
-        offset += array.nbytes
-    return arrays
-
-
-def _without_arrays(value: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(value, np.ndarray):
-        if value.dtype.name not in DTYPES:
-            raise TypeError(f"a checkpoint holds no array of {value.dtype}")
-        arrays.append(value)
-        return {REFERENCE: len(arrays) - 1}
-    if isinstance(value, Mapping):
-        if REFERENCE in value or not all(isinstance(key, str) for key in value):
-            raise TypeError("a checkpoint's mappings have strings for keys")
-        return {key: _without_arrays(child, arrays) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_arrays(child, arrays) for child in value]
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"a checkpoint holds no {type(value).__name__}")
-
-
-def _with_arrays(value: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(value, dict):
-        if REFERENCE in value:
-            return arrays[value[REFERENCE]]
-        return {key: _with_arrays(child, arrays) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_with_arrays(child, arrays) for child in value]
-    return value
-
-
-def _bytes(array: np.ndarray) -> Any:
-    """The array's bytes, without a copy where they lie as they are written."""
-    ordered = np.ascontiguousarray(array)
-    if ordered.dtype.byteorder == ">":
-        ordered = ordered.astype(ordered.dtype.newbyteorder("<"))
-    return ordered.reshape(-1).view(np.uint8).data

@@ -121,6 +121,12 @@ class SweepTask:
             job = job_of(
                 config, self.flags, self.overrides, str(run_dir), self.command, self.options
             )
+            if job.config["device"]["strategy"] == "multi_worker":
+                raise ConfigurationError(
+                    "A sweep's jobs do not train over several workers.",
+                    where="device.strategy",
+                    remedy="start them one by one, each on all workers",
+                )
         except ConfigurationError as error:
             print_error(error, debug=self.options.debug)
             outcome.exit_code, outcome.status = error.exit_code, "invalid"

@@ -123,7 +123,8 @@ def _single(config: Any, task: SweepTask) -> int:
 
 def _run(job: Job) -> int:
     """Train, in this process unless its memory is limited."""
-    ended = resuming.ended(Path(job.run_dir), to_config(job.config))
+    together = job.config["device"]["strategy"] == "multi_worker"
+    ended = None if together else resuming.ended(Path(job.run_dir), to_config(job.config))
     if ended is not None:  # told here, for TensorFlow takes seconds to load
         from mpt.console import Console  # not above: the help need not wait for it
 

@@ -126,15 +126,18 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         self.max_abs = self._number("max_abs", math.nan)
         self.zero_fraction = self._number("zero_fraction", math.nan)
         self.subnormal_fraction = self._number("subnormal_fraction", math.nan)
-        # Each replica writes its share; a read outside the replicas adds them up.
-        self.batch_loss = keras.Variable(
-            0.0,
-            dtype="float32",
-            trainable=False,
-            aggregation="sum",
-            synchronization="on_read",
-            name="batch_loss",
-        )
+        self.batch_loss = self._number("batch_loss", 0.0)
+        # Each replica's share, which is added up with the gradients.
+        self._share = self.batch_loss
+        if replicas > 1:
+            self._share = keras.Variable(
+                0.0,
+                dtype="float32",
+                trainable=False,
+                aggregation="sum",
+                synchronization="on_read",
+                name="loss_share",
+            )
 
     def _counter(self, name: str, value: int) -> keras.Variable:
         initializer = keras.initializers.Constant(value)
@@ -165,7 +168,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             )
         # As variables even before `build`, for a trace would keep a number for good.
         self._create_scalars()
-        self.batch_loss.value.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
+        self._share.value.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
         if self.mode == "none":
             return loss
         wide = loss if loss.dtype == tf.float64 else tf.cast(loss, tf.float32)
@@ -203,12 +206,14 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     def _step_on_replicas(self, gradients: list[Any], variables: list[Any]) -> None:
         context = tf.distribute.get_replica_context()
         summed = [i for i, g in enumerate(gradients) if self._is_gradient(g, variables[i])]
-        reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[i] for i in summed])
+        shares = [*(gradients[i] for i in summed), self._share.value.read_value()]
+        *reduced, loss = context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
         for i, gradient in zip(summed, reduced, strict=True):
             gradients[i] = gradient
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
-        def decide(strategy: tf.distribute.Strategy, values: list[Any]) -> None:
+        def decide(strategy: tf.distribute.Strategy, values: list[Any], loss: Any) -> None:
+            self.batch_loss.assign(strategy.experimental_local_results(loss)[0])
             first = list(gradients)
             for i, value in zip(present, values, strict=True):
                 first[i] = strategy.experimental_local_results(value)[0]
@@ -229,7 +234,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             tf.cond(finite, apply_on_replicas, lambda: 0)
             self._count(finite)
 
-        context.merge_call(decide, args=([gradients[i] for i in present],))
+        context.merge_call(decide, args=([gradients[i] for i in present], loss))
 
     def _is_gradient(self, gradient: Any, variable: Any) -> bool:
         # float8 layers hand the new values of their scales through the gradients.

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from mpt.variables import components
+from mpt.workers import ALONE, Team
 
 Step = Callable[[Any], None]
 
@@ -54,6 +55,7 @@ class Capture:
         strategy: the strategy in whose scope it was made.
         batch_spec: `element_spec` of the undistributed training data.
         max_consecutive_skips: as many skipped steps in a row are too many.
+        team: whose members' rows make up a batch.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Capture:
         strategy: tf.distribute.Strategy,
         batch_spec: Any,
         max_consecutive_skips: int,
+        team: Team = ALONE,
     ):
         self._model = model
         self._optimizer = model.optimizer
         self._strategy = strategy
         self._batch_spec = batch_spec
         self._most_skips = max_consecutive_skips
+        self._team = team
         specs = tf.nest.flatten(batch_spec, expand_composites=True)
         (own,) = components([self._optimizer.dynamic_scale])  # one for each of this worker's
         self._batches = [[_kept(spec.dtype) for spec in specs] for _ in own]
@@ -98,14 +102,12 @@ class Capture:
         return {"captured": tf.cast(~self._armed.read_value(), tf.float32)}
 
     def read(self) -> Captured | None:
-        """The captured step, or None. Waits for the device."""
+        """The captured step, or None. Waits for the device, and for the team."""
         if self._armed.numpy():
             return None
         shares = [
-            tf.nest.pack_sequence_as(
-                self._batch_spec, [kept.read_value() for kept in share], expand_composites=True
-            )
-            for share in self._batches
+            tf.nest.pack_sequence_as(self._batch_spec, leaves, expand_composites=True)
+            for leaves in self._leaves()
         ]
         return Captured(
             step=int(self._step.numpy()),
@@ -116,9 +118,20 @@ class Capture:
             state=[kept.numpy() for kept in self._state],
         )
 
+    def _leaves(self) -> list[list[tf.Tensor]]:
+        """The tensors of each replica's share, at all members."""
+        own = [[kept.read_value() for kept in share] for share in self._batches]
+        if self._team.size == 1:
+            return own
+        shares = self._team.exchange([[leaf.numpy() for leaf in share] for share in own])
+        return [[tf.constant(leaf) for leaf in share] for member in shares for share in member]
+
     def state(self) -> dict[str, Any] | None:
-        """The captured step, as a checkpoint takes it; None: there is none, or it has texts."""
-        if self._armed.numpy():
+        """The captured step, as a checkpoint takes it.
+
+        None: there is none, it has texts, or other members have a part of it.
+        """
+        if self._armed.numpy() or self._team.size > 1:
             return None
         values = [np.asarray(variable.numpy()) for variable in self._variables()]
         return None if any(value.dtype.hasobject for value in values) else {"values": values}

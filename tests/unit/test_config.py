@@ -17,6 +17,9 @@ NEEDED = {
     "model/python.yaml": ["model.function=m:f"],
     "dataset/python.yaml": ["dataset.function=m:f"],
     "dataset/arrays.yaml": ["dataset.path=a.npz"],
+    "dataset/image_folder.yaml": ["dataset.path=photos"],
+    "dataset/text.yaml": ["dataset.path=a.txt"],
+    "dataset/tfrecord.yaml": ["dataset.path=shards"],
 }
 OF_ONE_S_OWN_DATA = ("gpt2_small", "imagenet_resnet50", "vit_small")
 

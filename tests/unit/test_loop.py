@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mpt.loop import EvaluationLoop, TrainLoop, iterate, metric_values
+from mpt.loop import EvaluationLoop, TrainLoop, metric_values
 from mpt.loss_scale import LossScaleOptimizer, guarded
+from mpt.replicas import iterate
 
 STEPS = 12
 

@@ -11,7 +11,8 @@ import pytest
 
 from mpt.checkpoint import BrokenCheckpoint, read, read_header, write
 from mpt.checkpoint import file as checkpoint_file
-from mpt.checkpoint.file import DTYPES, LENGTH_BYTES, MAGIC
+from mpt.checkpoint.file import LENGTH_BYTES, MAGIC
+from mpt.packing import DTYPES
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 SMALL = ("int4", "uint4")

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mpt.loop import TrainLoop, iterate
+from mpt.loop import TrainLoop
 from mpt.loss_scale import LossScaleOptimizer, guarded
+from mpt.replicas import iterate
 from mpt.telemetry.histograms import ExponentHistograms, Watched
 
 ROWS, SCALE, EVERY, STEPS = 8, 4.0, 4, 16

@@ -1,0 +1,138 @@
+"""Several replicas of one model, in this process and in others: their data and their differences.
+
+Replicas take the same steps with the same weights, but each on its own rows of a batch. So what a
+layer learns of its input, such as BatchNormalization's moving statistics, differs between them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mpt.errors import ConfigurationError
+from mpt.variables import Variable, changed_by_a_step, components, parts
+from mpt.workers import ALONE, Team
+
+PREFETCHED = 4
+
+
+def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Refuse a batch that the replicas cannot share evenly: their losses would weigh differently.
+
+    Raises:
+        ConfigurationError: it is not a multiple of their number.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ConfigurationError(
+            f"batch_size={batch_size} cannot be shared evenly by {replicas} replicas.",
+            where="batch_size",
+            remedy=f"take a multiple of {replicas}",
+        )
+
+
+def iterate(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy, team: Team = ALONE
+) -> Iterator[Any]:
+    """One iterator over `dataset`, its batches split over the replicas, in order of their rows."""
+    if team.size > 1:
+        local = strategy.num_replicas_in_sync // team.size
+        shares = _shares(dataset, strategy.num_replicas_in_sync, team.rank * local, local)
+        dataset = strategy.distribute_datasets_from_function(lambda _: shares)
+    elif strategy.num_replicas_in_sync > 1:
+        dataset = strategy.experimental_distribute_dataset(dataset)
+    return iter(dataset)
+
+
+def _shares(dataset: tf.data.Dataset, replicas: int, first: int, local: int) -> tf.data.Dataset:
+    """Of each batch the rows of `local` replicas from number `first` on, an element for each."""
+
+    def share(batch: Any, replica: Any) -> Any:
+        def rows(leaf: Any) -> Any:
+            count = leaf.shape[0] if leaf.shape.rank and leaf.shape[0] else tf.shape(leaf)[0]
+            return leaf[replica * count // replicas : (replica + 1) * count // replicas]
+
+        return tf.nest.map_structure(rows, batch)
+
+    def all_shares(*batch: Any) -> tf.data.Dataset:
+        pieces = [tf.data.Dataset.from_tensors(share(batch, first + i)) for i in range(local)]
+        joined = pieces[0]
+        for piece in pieces[1:]:
+            joined = joined.concatenate(piece)
+        return joined
+
+    if local == 1:
+        own = dataset.map(lambda *batch: share(batch, first))
+    else:
+        own = dataset.flat_map(all_shares)
+    return own.prefetch(PREFETCHED)
+
+
+def differing(model: keras.Model) -> list[Variable]:
+    """The variables that training changes and whose value may be another on each replica.
+
+    Weights and the optimizer's slots are the same, for all replicas apply the same gradients.
+    """
+    alike = {id(v) for v in (*model.trainable_variables, *model.optimizer.variables)}
+    return [
+        variable
+        for variable in changed_by_a_step(model)
+        if id(variable) not in alike or is_summed(variable)
+    ]
+
+
+def average_statistics(model: keras.Model, team: Team) -> None:
+    """Give every replica the mean of what the replicas' layers have learned of their inputs.
+
+    Such as BatchNormalization's moving mean and variance. Means of equal values are exact.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    learned = [
+        variable
+        for variable in model.variables
+        if id(variable) not in trained and _is_floating(variable)
+    ]
+    if not learned or team.size * len(components(learned)[0]) == 1:
+        return
+    for variable, copies in zip(learned, copies_of(learned, team), strict=True):
+        mean = merged(variable, copies)
+        for part in parts([variable]):
+            part.assign(mean)
+
+
+def copies_of(variables: Sequence[Variable], team: Team) -> list[list[np.ndarray]]:
+    """Each variable's values on all replicas, in the order of their ranks."""
+    own = [[np.asarray(part.numpy()) for part in each] for each in components(variables)]
+    by_member = team.exchange(own)
+    return [[copy for member in by_member for copy in member[i]] for i in range(len(own))]
+
+
+def merged(variable: Variable, copies: Sequence[np.ndarray]) -> np.ndarray:
+    """One value for all replicas: of numbers the mean, of what cannot be averaged the first."""
+    first = copies[0]
+    if not _is_floating(variable):
+        return first
+    mean = np.mean([copy.astype(np.float64) for copy in copies], axis=0)
+    return np.asarray(mean).astype(first.dtype)
+
+
+def shared_out(variable: Variable, copies: Sequence[np.ndarray], replicas: int) -> list[np.ndarray]:
+    """`copies` of another number of replicas, for `replicas` of them.
+
+    What is added up over the replicas, as a metric's total, goes to the first one.
+    """
+    if is_summed(variable):
+        total = np.sum(np.stack(copies), axis=0, dtype=copies[0].dtype)
+        return [total, *(np.zeros_like(total) for _ in range(replicas - 1))]
+    return [merged(variable, copies)] * replicas
+
+
+def is_summed(variable: Variable) -> bool:
+    """Whether what the replicas hold is added up to its value."""
+    return str(getattr(variable, "synchronization", "")).lower().endswith("on_read")
+
+
+def _is_floating(variable: Variable) -> bool:
+    return tf.as_dtype(variable.dtype).is_floating
