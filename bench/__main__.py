@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import checkpoints, image_folder, resume
+from bench import accumulation, checkpoints, image_folder, resume
 from bench.measure import ROOT, Side, compared, environment, in_turn, synthetic, train
 from bench.work import WARMUP, WORKS
 
@@ -67,7 +67,12 @@ def cases() -> list[tuple[str, Callable[[int], dict]]]:
     found.append(("resnet20 fused normalization", fused_normalization))
     found.append(("resnet20 histograms", gradient_histograms))
     for work in ("mlp of 32", "resnet20 of 32"):
-        found.append((f"accumulation {work}", lambda rounds, work=work: accumulation(work, rounds)))
+        found.append(
+            (
+                f"accumulation {work}",
+                lambda rounds, work=work: accumulation.case(work, rounds, mpt_step_ms),
+            )
+        )
     found.append(("image folder", image_folder.case))
     found.append(("checkpoints", checkpoints.cost))
     found.append(("resume", lambda rounds: resume.first_step("digits", rounds)))
@@ -116,21 +121,6 @@ def gradient_histograms(rounds: int) -> dict:
         "alone_ms": alone,
         "alone_share": (alone["skip"] + one / 500) / median(times["off"]),
     }
-
-
-def accumulation(work: str, rounds: int) -> dict:
-    """A step of `work` whose gradients are one of four that make an update, to one that is whole.
-
-    Four of either are four forward and backward passes; the accumulated ones have one update of the
-    weights, and add up gradients three times.
-    """
-    sides: dict[str, Side] = {
-        "accumulated": lambda: mpt_step_ms(
-            work, "float32", "optimizer.gradient_accumulation_steps=4"
-        ),
-        "separate": lambda: mpt_step_ms(work, "float32"),
-    }
-    return compared(in_turn(sides, rounds), "accumulated", "separate", 1.05)
 
 
 def digits(rounds: int) -> dict:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.measure import ROOT, compared, environment, in_turn
@@ -26,11 +27,24 @@ WARMUP = 8
 
 
 def case(rounds: int) -> dict:
-    """ms a batch of both pipelines, in fresh processes."""
+    """ms a batch of both pipelines, in fresh processes; and of processor time."""
+    spent: dict[str, list[float]] = {"mpt": [], "by hand": []}
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        sides = {side: lambda side=side: batch_ms(side, folder) for side in ("mpt", "by hand")}
-        return compared(in_turn(sides, rounds), "mpt", "by hand", 1.0)
+
+        def timed(side: str) -> float:
+            took = measured(side, folder)
+            spent[side].append(took["cpu_ms"])
+            return took["batch_ms"]
+
+        times = in_turn({side: lambda side=side: timed(side) for side in spent}, rounds)
+    ratios = [a / b for a, b in zip(spent["mpt"], spent["by hand"], strict=True)]
+    return {
+        **compared(times, "mpt", "by hand", 1.0),
+        "cpu_ms": {side: median(values) for side, values in spent.items()},
+        "cpu_ratios": ratios,
+        "cpu_ratio": median(ratios),
+    }
 
 
 def write(folder: Path) -> None:
@@ -49,12 +63,13 @@ def write(folder: Path) -> None:
             (folder / f"class{label}" / f"{number:03d}.jpg").write_bytes(content.numpy())
 
 
-def batch_ms(side: str, folder: str) -> float:
+def measured(side: str, folder: str) -> dict[str, float]:
+    """ms a batch, and ms of processor time."""
     command = [sys.executable, "-m", "bench.image_folder", side, folder, str(BATCHES)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
     )
-    return float(json.loads(done.stdout.splitlines()[-1])["batch_ms"])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def ours(folder: Path) -> Iterator[Any]:
@@ -100,10 +115,11 @@ def main() -> None:
     iterator = {"mpt": ours, "by hand": by_hand}[side](Path(folder))
     for _ in range(WARMUP):  # what is ready before it is asked for says nothing of the speed
         next(iterator)
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     for _ in range(int(batches)):
         next(iterator)
-    print(json.dumps({"batch_ms": 1e3 * (time.perf_counter() - start) / int(batches)}))
+    took = {"batch": time.perf_counter() - start, "cpu": time.process_time() - processor}
+    print(json.dumps({f"{name}_ms": 1e3 * t / int(batches) for name, t in took.items()}))
 
 
 if __name__ == "__main__":
