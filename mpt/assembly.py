@@ -11,6 +11,7 @@ from mpt.agreement import Agreement
 from mpt.averaging import AveragedEvaluation
 from mpt.checkpoint import Checkpoints
 from mpt.checkpointing import Checkpointing, Part
+from mpt.execution import training_batches
 from mpt.loop import EvaluationLoop
 from mpt.numerics import Diagnosis, Watch
 from mpt.preparation import Prepared
@@ -154,7 +155,7 @@ def _batches_from(
     prepared = session.prepared
     data, strategy, team = prepared.data, prepared.strategy, prepared.team
     if batch == 0 or data.jump is not None:
-        return iterate(data.at(batch), strategy, team)
+        return training_batches(prepared, batch)
     session.console.note(f"The data is read again, up to batch {batch}.")
     if data.reshuffles:
         session.tell(

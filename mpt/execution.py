@@ -40,7 +40,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
             results would differ with the other one.
     """
     trainer = prepared.config.trainer
-    iterator = iterate(prepared.data.train, prepared.strategy, prepared.team)
+    iterator = training_batches(prepared)
     made = tuning.JitChoice(bool(chosen["enabled"]), str(chosen["reason"])) if chosen else None
     choice = made or tuning.choose_jit(
         trainer.jit_compile,
@@ -68,7 +68,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
         compiled = _loop(prepared, iterator, capture, jit=True)
         return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
 
-    rehearsal = iterate(prepared.data.train, prepared.strategy, prepared.team)
+    rehearsal = training_batches(prepared)
     with restored(prepared.model):
         choice = tuning.measure_jit(
             lambda steps: plain.rehearse(steps, rehearsal),
@@ -82,6 +82,19 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
     assert compiled is not None
     precision.unfuse(prepared.model)
     return Execution(compiled, capture, choice, ())
+
+
+def training_batches(prepared: Prepared, position: int = 0) -> Iterator[Any]:
+    """One iterator over the training data from batch number `position` on.
+
+    A member of a team makes its own rows only, where the source can; else it makes whole batches.
+    """
+    data, team = prepared.data, prepared.team
+    divided = team.size > 1 and data.jump is not None
+    count = prepared.batch_size // team.size
+    rows = (team.rank * count, (team.rank + 1) * count) if divided else ()
+    dataset = data.at(position, *rows) if position or rows else data.train
+    return iterate(dataset, prepared.strategy, team, own_rows=divided)
 
 
 def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit: bool) -> TrainLoop:

@@ -34,12 +34,21 @@ def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
 
 
 def iterate(
-    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy, team: Team = ALONE
+    dataset: tf.data.Dataset,
+    strategy: tf.distribute.Strategy,
+    team: Team = ALONE,
+    *,
+    own_rows: bool = False,
 ) -> Iterator[Any]:
-    """One iterator over `dataset`, its batches split over the replicas, in order of their rows."""
+    """One iterator over `dataset`, its batches split over the replicas, in order of their rows.
+
+    Args:
+        own_rows: a batch holds the rows of this member's replicas only.
+    """
     if team.size > 1:
         local = strategy.num_replicas_in_sync // team.size
-        shares = _shares(dataset, strategy.num_replicas_in_sync, team.rank * local, local)
+        among, first = (1, 0) if own_rows else (team.size, team.rank * local)
+        shares = _shares(dataset, among * local, first, local)
         dataset = strategy.distribute_datasets_from_function(lambda _: shares)
     elif strategy.num_replicas_in_sync > 1:
         dataset = strategy.experimental_distribute_dataset(dataset)

@@ -143,5 +143,5 @@ def _with_weights(data: Data, weights: np.ndarray) -> Data:
         data,
         train=train,
         element_spec=train.element_spec,
-        jump=None if jump is None else lambda position: jump(position).map(add),
+        jump=None if jump is None else lambda *place: jump(*place).map(add),
     )

@@ -49,7 +49,7 @@ def fed(data: Data, *, device: str | None, first_cast: str | None, ahead: int) -
         train=train,
         element_spec=train.element_spec,
         validation=None if data.validation is None else feed(data.validation),
-        jump=None if jump is None else lambda position: feed(jump(position)),
+        jump=None if jump is None else lambda *place: feed(jump(*place)),
     )
 
 

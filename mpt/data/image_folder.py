@@ -26,7 +26,7 @@ from mpt.data.pictures import (
     validation,
     with_mixup,
 )
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, order
+from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, order, own_rows
 from mpt.data.split import draw, split
 from mpt.errors import ConfigurationError
 
@@ -264,8 +264,9 @@ def _train(
     seed: int,
     shuffle: bool,
     position: int = 0,
+    *part: int,
 ) -> tf.data.Dataset:
-    """Endless batches from number `position` on."""
+    """Endless batches from number `position` on; of each, where `part` is given, those rows."""
     import tensorflow as tf
 
     read, load = _read(files), training(augmentation)
@@ -276,8 +277,9 @@ def _train(
 
     rows = order(len(files.paths), batch_size, seed, shuffle, position).unbatch()
     numbered = tf.data.Dataset.zip((tf.data.Dataset.range(position * batch_size, ENDLESS), rows))
-    dataset = numbered.map(example, num_parallel_calls=cores(), deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    own, size = own_rows(numbered, batch_size, *part)
+    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
+    dataset = dataset.batch(size, drop_remainder=True)
     return finished(with_mixup(dataset, augmentation, classes, seed, position))
 
 

@@ -60,7 +60,9 @@ class Data:
         bad_row_names: the first of them and what is wrong with each, then how many more there are.
         warnings: what the user should know before training starts.
         validation_source: where the validation examples come from, in words.
-        jump: the batches of `train` from a position on, without making those before it; None
+        jump: the batches of `train` from a position on, without making those before it; given
+            two numbers too, of each batch only the rows from the first one up to the second,
+            without making the others (where rows are mixed, they are mixed with each other). None
             where only reading leads there.
         stall_seconds: a batch that takes longer to come is taken for one that never will.
         reshuffles: who reads `train` again from its start gets another order.
@@ -86,22 +88,26 @@ class Data:
     bad_row_names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     validation_source: str = "none"
-    jump: Callable[[int], tf.data.Dataset] | None = None
+    jump: Callable[..., tf.data.Dataset] | None = None
     stall_seconds: float = STALL_SECONDS
     reshuffles: bool = False
     locate: Callable[[], str | None] | None = None
     class_counts: Callable[[], np.ndarray] | None = None
     bounded: bool = False
 
-    def at(self, position: int) -> tf.data.Dataset:
+    def at(self, position: int, *rows: int) -> tf.data.Dataset:
         """The batches of `train` from batch number `position` on, which counts from 0.
+
+        Args:
+            rows: two numbers: of each batch only the rows from the one up to the other; only with
+                `jump`.
 
         Array sources go there at once; a dataset from Python is read up to there, so that the
         batches are those of `train` only where the user's function gives the same ones each time.
         """
         if position < 0:
             raise ValueError(f"there is no batch {position}")
-        return self.train.skip(position) if self.jump is None else self.jump(position)
+        return self.train.skip(position) if self.jump is None else self.jump(position, *rows)
 
 
 @dataclass(frozen=True)
@@ -239,10 +245,22 @@ def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _train(
-    gather: Callable, rows: int, batch_size: int, seed: int, shuffle: bool, position: int = 0
+    gather: Callable,
+    rows: int,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    position: int = 0,
+    *part: int,
 ) -> tf.data.Dataset:
-    """Endless batches from number `position` on; `gather` takes int32 positions (batch_size,)."""
+    """Endless batches from number `position` on; `gather` takes int32 positions (batch_size,).
+
+    Args:
+        part: rows of each batch, from one up to another; none: all of them.
+    """
     dataset = order(rows, batch_size, seed, shuffle, position)
+    if part:
+        dataset = dataset.map(lambda positions: positions[slice(*part)])
     return finished(dataset.map(gather, num_parallel_calls=PARALLEL_BATCHES, deterministic=True))
 
 
@@ -275,6 +293,25 @@ def order(
         return tf.data.Dataset.from_tensor_slices(whole[passed:])
 
     return tf.data.Dataset.range(first, ENDLESS).flat_map(orders)
+
+
+def own_rows(
+    numbered: tf.data.Dataset, batch_size: int, first: int = 0, last: int | None = None
+) -> tuple[tf.data.Dataset, int]:
+    """Of each batch the rows from `first` up to `last`, before they are made, and their number.
+
+    Args:
+        numbered: (number of the row in the whole order, what it is made of).
+    """
+    last = batch_size if last is None else last
+    if last - first == batch_size:
+        return numbered, batch_size
+
+    def is_own(number: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+        place = number % batch_size
+        return (place >= first) & (place < last)
+
+    return numbered.filter(is_own), last - first
 
 
 def _validation(gather: Callable, rows: int, batch_size: int) -> tf.data.Dataset:

@@ -28,7 +28,7 @@ from mpt.data.pictures import (
     validation,
     with_mixup,
 )
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished
+from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, own_rows
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -248,8 +248,9 @@ def _train(
     shuffle: bool,
     buffer: int,
     position: int = 0,
+    *part: int,
 ) -> tf.data.Dataset:
-    """Endless batches from number `position` on."""
+    """Endless batches from number `position` on; of each, where `part` is given, those rows."""
     import tensorflow as tf
 
     used = sum(files.values()) // batch_size * batch_size  # records of an epoch
@@ -277,9 +278,9 @@ def _train(
 
     records = tf.data.Dataset.range(first, ENDLESS).flat_map(epoch)
     numbers = tf.data.Dataset.range(position * batch_size, ENDLESS)
-    dataset = tf.data.Dataset.zip((numbers, records))
-    dataset = dataset.map(example, num_parallel_calls=cores(), deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    own, size = own_rows(tf.data.Dataset.zip((numbers, records)), batch_size, *part)
+    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
+    dataset = dataset.batch(size, drop_remainder=True)
     return finished(with_mixup(dataset, augmentation, classes, seed, position))
 
 

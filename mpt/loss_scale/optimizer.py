@@ -127,17 +127,17 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         self.zero_fraction = self._number("zero_fraction", math.nan)
         self.subnormal_fraction = self._number("subnormal_fraction", math.nan)
         self.batch_loss = self._number("batch_loss", 0.0)
-        # Each replica's share, which is added up with the gradients.
-        self._share = self.batch_loss
-        if replicas > 1:
-            self._share = keras.Variable(
-                0.0,
-                dtype="float32",
-                trainable=False,
-                aggregation="sum",
-                synchronization="on_read",
-                name="loss_share",
-            )
+        # Each replica's share, added up with the gradients; one replica makes no use of it, but can
+        # go on from a checkpoint of several.
+        self._share = keras.Variable(
+            0.0,
+            dtype="float32",
+            trainable=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name="loss_share",
+        )
+        self._own_loss = self._share if replicas > 1 else self.batch_loss
 
     def _counter(self, name: str, value: int) -> keras.Variable:
         initializer = keras.initializers.Constant(value)
@@ -168,7 +168,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             )
         # As variables even before `build`, for a trace would keep a number for good.
         self._create_scalars()
-        self._share.value.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
+        self._own_loss.value.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
         if self.mode == "none":
             return loss
         wide = loss if loss.dtype == tf.float64 else tf.cast(loss, tf.float32)
