@@ -216,10 +216,11 @@ def _learning_rate(prepared: Prepared) -> float:
 
 
 def _compute(prepared: Prepared) -> Compute:
-    """The model's FLOPs, counted, and the device's peak, measured."""
+    """The model's FLOPs, counted, and the peak of all devices, measured on one."""
     forward = forward_pass(prepared.model, prepared.data.element_spec[0])
     wanted = prepared.config.telemetry.peak
-    return Compute(forward, matmul_peak(prepared.compute_dtype) if wanted else None)
+    peak = matmul_peak(prepared.compute_dtype) if wanted else None
+    return Compute(forward, peak and peak * prepared.processors)
 
 
 def _evaluation(session: Session, agreement: Agreement) -> EvaluationLoop | None:

@@ -55,6 +55,13 @@ class Prepared:
     callbacks: list[keras.callbacks.Callback]
     warnings: list[str]
 
+    @property
+    def processors(self) -> int:
+        """GPUs, or CPUs, that compute: a CPU's logical parts are one."""
+        if self.device.kind == "gpu":
+            return self.strategy.num_replicas_in_sync
+        return self.team.size
+
 
 def prepare(
     config: TrainConfig,

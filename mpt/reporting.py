@@ -201,13 +201,12 @@ def describe_outcome(
     result.diagnosis += _bound_by_data(result, outcome.seconds["train"])
     result.loss_scale = training.history.summary()
     achieved = compute.flops_per_second(result.throughput.examples_per_second)
+    datasheet = devices.datasheet_peak(prepared.device, "tf32" if tf32 else prepared.compute_dtype)
     result.compute = report.Compute(
         model_flops_per_second=achieved,
         utilization=compute.utilization(achieved),
         peak_flops_per_second=compute.peak,
-        datasheet_flops_per_second=devices.datasheet_peak(
-            prepared.device, "tf32" if tf32 else prepared.compute_dtype
-        ),
+        datasheet_flops_per_second=datasheet and datasheet * prepared.processors,
         float32_flops_fraction=compute.forward.float32_flops_fraction,
         cast_bytes_per_example=compute.forward.cast_bytes,
     )

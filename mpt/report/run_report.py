@@ -202,8 +202,10 @@ class LossScale:
 class Compute:
     model_flops_per_second: float | None = item("3 times forward operations a second, FLOP/s.")
     utilization: float | None = item("Share of the measured peak, 0 to 1.")
-    peak_flops_per_second: float | None = item("Measured peak of a matrix product, FLOP/s.")
-    datasheet_flops_per_second: float | None = item("The vendor's dense peak, FLOP/s.")
+    peak_flops_per_second: float | None = item(
+        "Measured peak of a matrix product, all devices, FLOP/s."
+    )
+    datasheet_flops_per_second: float | None = item("The vendor's dense peak, all devices, FLOP/s.")
     float32_flops_fraction: float | None = item(
         "Share of the forward operations that is computed in float32 or wider, 0 to 1."
     )
