@@ -23,6 +23,8 @@ ASPECTS = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 """To find a crop that lies in the image; without success the whole of it is taken."""
 
+BEYOND_SEEDS = 2**40
+
 JPEG = b"\xff\xd8\xff"
 
 
@@ -156,10 +158,10 @@ def cores() -> int:
 
 
 def _other(seed: Any) -> Any:
-    """A seed for a second draw, independent of the first."""
+    """A seed for a second draw of the same image: one that no run's own seed makes."""
     import tensorflow as tf
 
-    return tf.random.experimental.stateless_fold_in(seed, 1)
+    return seed + tf.constant([BEYOND_SEEDS, 0], tf.int64)
 
 
 def _decoded(content: Any, channels: int) -> Any:
@@ -206,6 +208,6 @@ def _resized(image: Any, augmentation: Augmentation) -> Any:
     """`image` in the wanted size, float32 in [0, 1]."""
     import tensorflow as tf
 
-    image = tf.image.resize(image, augmentation.size, antialias=False) / 255.0
+    image = tf.image.resize(image, augmentation.size, antialias=False) * (1 / 255)
     image.set_shape([*augmentation.size, augmentation.channels])
     return image
