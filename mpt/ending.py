@@ -55,7 +55,7 @@ def failures_reported(session: Session) -> Iterator[None]:
     except FolderGone as error:
         _report_gone(session, error)
     except WorkerLost as error:
-        _report_lost(session, error)
+        report_lost(session, str(error))
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         _fail(result, "error", message)
@@ -156,15 +156,17 @@ def _report_gone(session: Session, error: FolderGone) -> None:
     )
 
 
-def _report_lost(session: Session, error: WorkerLost) -> None:
-    """End a run that lacks a member of its team."""
-    _fail(session.result, "worker_lost", str(error))
-    folder, step = session.folder, None
-    if session.prepared.team.is_chief:
-        step = _last_step(folder)
+def report_lost(session: Session, lost: str) -> None:
+    """End a run that lacks a member of its team.
+
+    Args:
+        lost: what became of it.
+    """
+    _fail(session.result, "worker_lost", lost)
+    step = _last_step(session.folder) if session.prepared.team.is_chief else None
     again = f"start all workers again, with {shell_word('resume', session.run_dir)}"
     where = f": it goes on from step {step}" if step is not None else ""
-    session.console.error(f"{error}\n  to do:   {again}{where}")
+    session.console.error(f"{lost}\n  to do:   {again}{where}")
 
 
 def _exit_code(result: RunReport) -> int:

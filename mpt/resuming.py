@@ -266,7 +266,7 @@ def _configuration(run_dir: Path) -> dict[str, Any] | None:
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys, dotted, whose values differ."""
-    flat_before, flat_now = dict(_flat(before)), dict(_flat(now))
+    flat_before, flat_now = dict(flat(before)), dict(flat(now))
     return sorted(
         key
         for key in {*flat_before, *flat_now}
@@ -278,17 +278,18 @@ def _is_same(before: Any, now: Any) -> bool:
     return before == now or repr(before) == repr(now)  # NaN is not equal to itself
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _limits(config: TrainConfig) -> dict[str, Any]:
     """What says how far a run goes: `FURTHER` and its values."""
-    return {key: value for key, value in _flat(asdict(config)) if _is_one_of(key, FURTHER)}
+    return {key: value for key, value in flat(asdict(config)) if _is_one_of(key, FURTHER)}
 
 
 def _go_further(state: dict[str, Any], config: TrainConfig) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from mpt.run_folder import RunFolder, is_run, writing
 from mpt.schema import TrainConfig
 from mpt.session import Session, opened_board
 from mpt.stall import StallWatch
-from mpt.together import joined, translated
+from mpt.together import REPORT_SECONDS, joined, later, translated
 from mpt.variables import parts
 from mpt.workers import Team
 
@@ -103,6 +105,7 @@ def run(
             execution = make_execution(prepared, chosen.get("jit"))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             console.error(ending.out_of_memory(batch_size or config.batch_size, error))
+            team.leave("out of memory")
             return errors.OUT_OF_MEMORY
         if steps is not None:
             prepared = _beginning(prepared, steps)
@@ -224,18 +227,27 @@ def _beginning(prepared: Prepared, steps: int) -> Prepared:
 def _train(session: Session, presence: Presence) -> None:
     """Train, and put what came of it into the report."""
     assembly, data, resumed = Assembly(session), session.prepared.data, session.resumed
-    training = assembly.training
+    training, team, left = assembly.training, session.prepared.team, threading.Event()
+
+    def end(tell: Callable[[], None]) -> None:
+        """End the process from a thread: the main one is inside TensorFlow, out of reach."""
+        if left.is_set():
+            return
+        try:
+            assembly.describe()
+            tell()
+            ending.conclude(session, presence)
+        finally:
+            os._exit(session.result.exit_code or errors.FAILED)
 
     def stalled(waited: float) -> None:
         awaited = training.awaited() or ("training", 0)
-        try:
-            assembly.describe()
-            ending.report_stall(session, awaited, waited)
-            session.prepared.team.leave("its data did not come")
-            ending.conclude(session, presence)
-        finally:  # the main thread is inside TensorFlow, out of reach
-            os._exit(session.result.exit_code or errors.FAILED)
+        team.leave("its data did not come")
+        end(lambda: ending.report_stall(session, awaited, waited))
 
+    team.when_lost(
+        lambda lost: later(REPORT_SECONDS, lambda: end(lambda: ending.report_lost(session, lost)))
+    )
     if resumed is not None and resumed.found is not None:
         session.result.training.resumed_from_step = resumed.found.step
         session.console.note(f"It goes on from step {resumed.found.step}: {resumed.found.path}")
@@ -243,7 +255,8 @@ def _train(session: Session, presence: Presence) -> None:
         with StallWatch(data.stall_seconds, training.awaited, stalled):
             training.run(resumed.state if resumed is not None else None)
     except (tf.errors.OpError, StopIteration) as error:
-        with translated(session.prepared.team):
+        with translated(team):
             raise input_error(error, data) or error from error
     finally:
+        left.set()
         assembly.describe()

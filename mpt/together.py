@@ -3,15 +3,15 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
 
 from mpt import errors
 from mpt.errors import ConfigurationError
 from mpt.leaving import leave_at_once
 from mpt.printable import printable
+from mpt.resuming import flat
 from mpt.schema import TrainConfig
 from mpt.workers import ALONE, Team, WorkerLost, assemble, from_environment
 from mpt.workers.cluster import own_gpus
@@ -19,8 +19,11 @@ from mpt.workers.cluster import own_gpus
 NEWS_SECONDS = 3.0
 """s in which a loss is known of that an error of TensorFlow's may come from."""
 
-STUCK_SECONDS = 15.0
-"""s that a run has to end by itself after a loss; it may be inside TensorFlow, and wait."""
+STUCK_SECONDS = 25.0
+"""s after a loss in which a process must have ended; it may be inside TensorFlow, and wait."""
+
+REPORT_SECONDS = 15.0
+"""s after which its report is written from outside of the main thread."""
 
 OWN = ("run_dir", "resume", "device.worker_seconds")
 """Keys that each worker may have for itself."""
@@ -66,15 +69,6 @@ def translated(team: Team) -> Iterator[None]:
         raise
 
 
-def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted"
@@ -90,8 +84,11 @@ def _abort(lost: str) -> None:
 
         with suppress(Exception):  # there is nothing to abort yet
             context.context().abort_collective_ops(UNAVAILABLE, lost)
-    threading.Timer(STUCK_SECONDS, _end, [lost]).start()
+    later(STUCK_SECONDS, lambda: leave_at_once(errors.FAILED, f"error: {printable(lost)}"))
 
 
-def _end(lost: str) -> None:
-    leave_at_once(errors.FAILED, f"error: {printable(lost)}")
+def later(seconds: float, act: Callable[[], object]) -> None:
+    """Have `act` called from another thread, if the process is still there then."""
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()

@@ -110,6 +110,8 @@ class Team:
 
     def when_lost(self, act: Callable[[str], None]) -> None:
         """Have `act` called with what became of a member that has gone; from another thread."""
+        if self.size == 1:
+            return
         self._acts.append(act)
         if self._lost is not None:
             act(self._lost)
