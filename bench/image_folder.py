@@ -22,8 +22,8 @@ from bench.measure import ROOT, compared, environment, in_turn
 BATCH, SIZE = 64, 224
 CLASSES, FILES = 4, 128  # files a class
 HEIGHT, WIDTH = 375, 500  # pixels, of the usual image of ImageNet
-BATCHES = 30
-WARMUP = 8
+BATCHES = 100
+WARMUP = 20  # batches: more than either prefetches
 
 
 def case(rounds: int) -> dict:
