@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import accumulation, checkpoints, image_folder, resume
+from bench import accumulation, checkpoints, image_folder, resume, scaling
 from bench.measure import ROOT, Side, compared, environment, in_turn, synthetic, train
 from bench.work import WARMUP, WORKS
 
@@ -74,6 +74,9 @@ def cases() -> list[tuple[str, Callable[[int], dict]]]:
             )
         )
     found.append(("image folder", image_folder.case))
+    for work in scaling.BATCH:
+        found.append((f"devices {work}", lambda rounds, work=work: scaling.devices(work, rounds)))
+        found.append((f"workers {work}", lambda rounds, work=work: scaling.workers(work, rounds)))
     found.append(("checkpoints", checkpoints.cost))
     found.append(("resume", lambda rounds: resume.first_step("digits", rounds)))
     found.append(("resume resnet20", lambda rounds: resume.first_step("resnet20", rounds)))

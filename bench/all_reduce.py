@@ -32,27 +32,35 @@ def main(work: str, devices: int) -> None:
     )
     cluster = from_environment(os.environ) if workers else None
     strategy = device.strategy("multi_worker" if workers else "mirrored", cluster)
-    sizes = [variable.shape for variable in build(work).trainable_variables]
+    with strategy.scope():
+        weights = build(work).trainable_variables
 
-    def on_replica() -> list[tf.Tensor]:
-        own = [tf.random.normal(shape) for shape in sizes]
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+    def on_replica(number: tf.Tensor) -> list[tf.Tensor]:
+        # Of another value each time: else it would be done once.
+        return [
+            tf.convert_to_tensor(weight.value) + tf.cast(number, tf.float32) for weight in weights
+        ]
 
-    @tf.function
-    def reduce(count: tf.Tensor) -> tf.Tensor:
-        total = tf.zeros(())
-        for _ in tf.range(count):
-            first = strategy.experimental_local_results(strategy.run(on_replica)[0])[0]
-            total += tf.reduce_sum(first)
-        return total
+    def reduced(number: tf.Tensor) -> list[tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, on_replica(number))
 
-    @tf.function
-    def make(count: tf.Tensor) -> tf.Tensor:
-        total = tf.zeros(())
-        for _ in tf.range(count):
-            made = strategy.run(lambda: [tf.random.normal(shape) for shape in sizes])
-            total += tf.reduce_sum(strategy.experimental_local_results(made[0])[0])
-        return total
+    def of_the_first(values: list) -> tf.Tensor:
+        """A sum over all of them: what nobody reads is not computed."""
+        own = [strategy.experimental_local_results(value)[0] for value in values]
+        return tf.add_n([tf.reduce_sum(each) for each in own])
+
+    def repeated(act):
+        @tf.function
+        def run(count: tf.Tensor) -> tf.Tensor:
+            total = tf.zeros(())
+            for number in tf.range(count):
+                total += of_the_first(strategy.run(act, args=(number,)))
+            return total
+
+        return run
+
+    reduce, make = repeated(reduced), repeated(on_replica)
 
     def ms(function) -> float:
         start = time.perf_counter()
