@@ -81,6 +81,14 @@ class Checkpointing:
         if self._writing:
             self.store.forget_after(step)
 
+    def at(self, step: int) -> Found | None:
+        """The checkpoint of that very step, as a member reads it that does not choose."""
+        try:
+            return self.store.at(step)
+        except BrokenCheckpoint as error:
+            self._tell(f"The checkpoint of step {step} is broken here: {error}.")
+            return None
+
     def last_healthy(self) -> Found | None:
         """The newest checkpoint that the run can go back to."""
         try:

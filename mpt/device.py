@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mpt.workers import Cluster
 
 ACCELERATORS = ("auto", "cpu", "gpu")
+CONNECTING_SECONDS = 45.0
+"""s in which the members of a team connect by TensorFlow; GPUs are set up meanwhile."""
+
 STRATEGIES = ("none", "mirrored", "multi_worker")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 FLOAT16_FLAGS = frozenset({"avx512_fp16", "amx_fp16"})
@@ -281,8 +284,23 @@ def strategy(name: str, cluster: Cluster | None = None) -> tf.distribute.Strateg
 
 def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
     import tensorflow as tf
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+    from tensorflow.python.eager import context
 
     kind, index = cluster.task
+    jobs = [
+        coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
+        for job, addresses in cluster.tasks.items()
+    ]
+    # TensorFlow's own limits are 10 s for a silent member, which ends the process without a name,
+    # and an hour for one that does not connect.
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{cluster.members[0][0]}/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(1e3 * CONNECTING_SECONDS),
+        heartbeat_timeout_in_ms=int(1e3 * CONNECTING_SECONDS),
+        coordinated_jobs=jobs,
+    )
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster.tasks),
         task_type=kind,
@@ -290,7 +308,10 @@ def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
         rpc_layer="grpc",
         num_accelerators={"GPU": len(tf.config.get_visible_devices("GPU"))},
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    # Else each batch costs an all-reduce that asks whether all members have one: they do.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    return strategy
 
 
 def set_tf32(enabled: bool) -> None:

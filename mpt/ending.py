@@ -195,7 +195,7 @@ def _list_checkpoints(result: RunReport, folder: RunFolder) -> None:
 
 def _check_smoke(prepared: Prepared, result: RunReport, folder: RunFolder) -> None:
     """A smoke run's own invariants; one that is broken makes a finished run a failed one."""
-    if not prepared.config.trainer.smoke_checks:
+    if not prepared.config.trainer.smoke_checks or not prepared.team.is_chief:
         return
     config = prepared.config
     log_dir = folder.tensorboard if config.telemetry.tensorboard else None

@@ -37,11 +37,11 @@ class Prepared:
         table: one row a layer: path, class, dtypes, and where its policy came from.
         total_steps: steps to train.
         warnings: what the user should know before it starts.
+        team: who trains together with this process.
     """
 
     config: TrainConfig
     device: Device
-    team: Team
     strategy: tf.distribute.Strategy
     choice: Choice
     data: Data
@@ -54,6 +54,7 @@ class Prepared:
     best: Best
     callbacks: list[keras.callbacks.Callback]
     warnings: list[str]
+    team: Team = ALONE
 
     @property
     def processors(self) -> int:
@@ -97,7 +98,7 @@ def prepare(
     device = devices.prepare(**own)
     if cpu_limit_mb is not None and device.kind == "cpu" and config.device.memory_limit_mb is None:
         devices.limit_process(cpu_limit_mb)
-    strategy = devices.strategy(config.device.strategy, team.cluster)
+    strategy = _strategy(config, device, team)
     replicas.check_batch(size, strategy)
     keras.utils.set_random_seed(config.seed)
     # Else it is made from the clock when it is first asked for, or under determinism not at all.
@@ -130,7 +131,6 @@ def prepare(
     return Prepared(
         config,
         device,
-        team,
         strategy,
         choice,
         data,
@@ -146,7 +146,17 @@ def prepare(
             for i, node in enumerate(config.trainer.callbacks)
         ],
         warnings=[*choice.warnings, *precision.notes(model), *warnings, *data.warnings],
+        team=team,
     )
+
+
+def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.Strategy:
+    """The distribution strategy, for which the members of a team connect."""
+    if team.size == 1:
+        return devices.strategy(config.device.strategy, team.cluster)
+    team.same("The kind and number of devices", [device.kind, device.count], "device")
+    with team.connecting(2 * devices.CONNECTING_SECONDS):
+        return devices.strategy(config.device.strategy, team.cluster)
 
 
 def _model(

@@ -4,6 +4,7 @@ Replicas take the same steps with the same weights, but each on its own rows of 
 layer learns of its input, such as BatchNormalization's moving statistics, differs between them.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mpt import packing
 from mpt.errors import ConfigurationError
 from mpt.variables import Variable, changed_by_a_step, components, parts
 from mpt.workers import ALONE, Team
@@ -60,6 +62,12 @@ def _shares(dataset: tf.data.Dataset, replicas: int, first: int, local: int) -> 
 
     def share(batch: Any, replica: Any) -> Any:
         def rows(leaf: Any) -> Any:
+            if isinstance(leaf, tf.SparseTensor):
+                raise ConfigurationError(
+                    "Sparse tensors cannot be shared by several workers.",
+                    where="dataset",
+                    remedy="give dense ones: tf.sparse.to_dense",
+                )
             count = leaf.shape[0] if leaf.shape.rank and leaf.shape[0] else tf.shape(leaf)[0]
             return leaf[replica * count // replicas : (replica + 1) * count // replicas]
 
@@ -106,16 +114,38 @@ def average_statistics(model: keras.Model, team: Team) -> None:
     if not learned or team.size * len(components(learned)[0]) == 1:
         return
     for variable, copies in zip(learned, copies_of(learned, team), strict=True):
+        if len(copies) == 1:
+            continue
         mean = merged(variable, copies)
         for part in parts([variable]):
             part.assign(mean)
 
 
 def copies_of(variables: Sequence[Variable], team: Team) -> list[list[np.ndarray]]:
-    """Each variable's values on all replicas, in the order of their ranks."""
+    """Each variable's values on all replicas, in the order of their ranks; one, where all agree.
+
+    What is added up has one for each replica in any case.
+    """
     own = [[np.asarray(part.numpy()) for part in each] for each in components(variables)]
-    by_member = team.exchange(own)
-    return [[copy for member in by_member for copy in member[i]] for i in range(len(own))]
+    same = _agreed(variables, own, team)
+    by_member = team.exchange([[] if one else each for each, one in zip(own, same, strict=True)])
+    return [
+        own[i][:1] if one else [copy for member in by_member for copy in member[i]]
+        for i, one in enumerate(same)
+    ]
+
+
+def _agreed(variables: Sequence[Variable], own: list[list[np.ndarray]], team: Team) -> list[bool]:
+    """For each variable whether its value is one and the same: a frozen layer's are, and large."""
+    by_member = team.exchange([sorted({_digest(copy) for copy in each}) for each in own])
+    return [
+        not is_summed(variable) and len({d for member in by_member for d in member[i]}) == 1
+        for i, variable in enumerate(variables)
+    ]
+
+
+def _digest(value: np.ndarray) -> str:
+    return hashlib.sha256(packing.content(value)).hexdigest()
 
 
 def merged(variable: Variable, copies: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 import tensorflow as tf
@@ -32,6 +33,9 @@ from mpt.stall import StallWatch
 from mpt.together import REPORT_SECONDS, joined, later, translated
 from mpt.variables import parts
 from mpt.workers import Team
+
+IN_LOCK_STEP = ("completed", "stopped_early", "diverged")
+"""Ends to which all members of a team come after the same step."""
 
 
 def run(
@@ -134,11 +138,18 @@ def run(
             if whole and team.is_chief:
                 ending.save_model(session)
         ending.conclude(session, presence)
-        if result.status in ("failed", "oom"):
-            team.leave(result.reason.message if result.reason is not None else result.status)
-        else:
-            result.exit_code = team.part(result.exit_code)[0]  # whose the folder is
+        _leave(session)
     return result.exit_code
+
+
+def _leave(session: Session) -> None:
+    """End together where all have come to the same end, with the chief's code; else say why not."""
+    result, team = session.result, session.prepared.team
+    rule = result.reason.rule if result.reason is not None else None
+    if result.status in IN_LOCK_STEP or rule == "signal":
+        result.exit_code = team.part(result.exit_code)[0]
+    else:
+        team.leave(result.reason.message if result.reason is not None else result.status)
 
 
 def _fed(prepared: Prepared) -> Data:
@@ -189,7 +200,16 @@ def _compare(prepared: Prepared) -> None:
     team = prepared.team
     if team.size == 1:
         return
-    team.same("The data", prepared.data.fingerprint, "dataset")
+    choice, data = prepared.choice, prepared.data
+    team.same("What precision.policy comes to", [choice.policy, choice.tf32], "precision.policy")
+    team.same("What loss_scale.mode comes to", prepared.optimizer.mode, "loss_scale.mode")
+    team.same("The layers' precision", prepared.table, "precision")
+    team.same("The data", data.fingerprint, "dataset")
+    team.same(
+        "The number of batches",
+        [prepared.total_steps, data.steps_per_epoch, data.validation_batches],
+        "dataset",
+    )
     digest = hashlib.sha256()
     for variable in prepared.model.trainable_variables:
         digest.update(packing.content(parts([variable])[0].numpy()))
@@ -200,7 +220,9 @@ def _new_folder(run_dir: Path, team: Team, stack: ExitStack) -> RunFolder:
     """The run's folder; at a member that is not the chief one that is gone after the run."""
     if team.is_chief:
         return RunFolder.create(run_dir)
-    return RunFolder.create(stack.enter_context(TemporaryDirectory(prefix="mpt-worker-")))
+    own = tempfile.mkdtemp(prefix="mpt-worker-")
+    stack.enter_context(tidied(lambda: shutil.rmtree(own, ignore_errors=True)))
+    return RunFolder.create(own)
 
 
 def _reopened(
@@ -246,7 +268,9 @@ def _train(session: Session, presence: Presence) -> None:
         end(lambda: ending.report_stall(session, awaited, waited))
 
     team.when_lost(
-        lambda lost: later(REPORT_SECONDS, lambda: end(lambda: ending.report_lost(session, lost)))
+        lambda lost: later(
+            team, REPORT_SECONDS, lambda: end(lambda: ending.report_lost(session, lost))
+        )
     )
     if resumed is not None and resumed.found is not None:
         session.result.training.resumed_from_step = resumed.found.step
@@ -259,4 +283,5 @@ def _train(session: Session, presence: Presence) -> None:
             raise input_error(error, data) or error from error
     finally:
         left.set()
+        team.unwatch()
         assembly.describe()

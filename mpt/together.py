@@ -14,7 +14,11 @@ from mpt.printable import printable
 from mpt.resuming import flat
 from mpt.schema import TrainConfig
 from mpt.workers import ALONE, Team, WorkerLost, assemble, from_environment
+from mpt.workers.channel import SILENT_SECONDS
 from mpt.workers.cluster import own_gpus
+
+OF_A_CONNECTION = ("UnavailableError", "AbortedError", "DeadlineExceededError")
+"""TensorFlow's errors that a lost member leaves, of which news is sure to come."""
 
 NEWS_SECONDS = 3.0
 """s in which a loss is known of that an error of TensorFlow's may come from."""
@@ -47,25 +51,28 @@ def joined(config: TrainConfig) -> Iterator[Team]:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     settings = {k: v for k, v in flat(asdict(config)) if k not in OWN}
     team = assemble(cluster, settings, config.device.worker_seconds)
-    team.when_lost(_abort)
+    team.when_lost(lambda lost: _abort(team, lost))
     try:
         with translated(team):
             yield team
     except BaseException as error:
-        team.leave(error.message if isinstance(error, ConfigurationError) else _words(error))
+        team.leave(error if isinstance(error, ConfigurationError) else _words(error))
         raise
 
 
 @contextmanager
 def translated(team: Team) -> Iterator[None]:
-    """Raise WorkerLost for an error that came of a lost member, such as TensorFlow's."""
+    """Raise the error that a member's going is for one that came of it, such as TensorFlow's."""
     try:
         yield
     except (ConfigurationError, WorkerLost):
         raise
     except Exception as error:
-        if team.size > 1 and (lost := team.learn(NEWS_SECONDS)) is not None:
-            raise WorkerLost(lost) from error
+        broken = type(error).__name__ in OF_A_CONNECTION
+        team.learn(2 * SILENT_SECONDS if broken else NEWS_SECONDS)
+        loss = team.loss()
+        if loss is not None:
+            raise loss from error
         raise
 
 
@@ -76,19 +83,20 @@ def _words(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _abort(lost: str) -> None:
+def _abort(team: Team, lost: str) -> None:
     """Wake the main thread out of an operation that waits for the lost one; in time, end it."""
+    later(team, STUCK_SECONDS, lambda: leave_at_once(errors.FAILED, f"error: {printable(lost)}"))
     if "tensorflow.python.eager" in sys.modules:
         from tensorflow.python.eager import context
         from tensorflow.python.framework.errors_impl import UNAVAILABLE
 
-        with suppress(Exception):  # there is nothing to abort yet
-            context.context().abort_collective_ops(UNAVAILABLE, lost)
-    later(STUCK_SECONDS, lambda: leave_at_once(errors.FAILED, f"error: {printable(lost)}"))
+        if context.context()._context_handle is not None:  # else that would begin it
+            with suppress(Exception):
+                context.context().abort_collective_ops(UNAVAILABLE, lost)
 
 
-def later(seconds: float, act: Callable[[], object]) -> None:
-    """Have `act` called from another thread, if the process is still there then."""
-    timer = threading.Timer(seconds, act)
+def later(team: Team, seconds: float, act: Callable[[], object]) -> None:
+    """Have `act` called from another thread, if a loss still matters to the process then."""
+    timer = threading.Timer(seconds, lambda: act() if team.watched else None)
     timer.daemon = True
     timer.start()

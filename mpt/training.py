@@ -12,6 +12,7 @@ import numpy as np
 from mpt import checkpointing, replicas
 from mpt.agreement import Agreement
 from mpt.callback_state import Callbacks
+from mpt.checkpoint import Found
 from mpt.checkpointing import Checkpointing, Part
 from mpt.hooks import callback_list, wants_batches
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
@@ -216,7 +217,7 @@ class Training:
         early = reason.rule in EARLY
         if early or self.checkpoints is None or len(outcome.rollbacks) >= self.max_rollbacks:
             return False
-        found = self.checkpoints.last_healthy()
+        found = self._to_go_back_to(self.checkpoints)
         if found is None:
             return False
         position, seconds = outcome.steps + self._left_out, dict(outcome.seconds)
@@ -236,6 +237,24 @@ class Training:
             f"{since} batches since ({len(earlier)} of trainer.max_rollbacks={self.max_rollbacks})."
         )
         return True
+
+    def _to_go_back_to(self, checkpoints: Checkpointing) -> Found | None:
+        """The last good checkpoint: that which the chief has found, if all members find it."""
+        found = checkpoints.last_healthy() if self.team.is_chief else None
+        if self.team.size == 1:
+            return found
+        step = self.team.exchange(found.step if found is not None else None)[0]
+        if step is None:
+            return None
+        if not self.team.is_chief:
+            found = checkpoints.at(step)
+        if self.team.any(found is None)[0]:
+            self.tell(
+                f"Not all workers find the checkpoint of step {step}: the run's folder must lie on "
+                "storage that all of them share."
+            )
+            return None
+        return found
 
     @contextmanager
     def _accounting(self) -> Iterator[None]:

@@ -112,6 +112,15 @@ class Checkpoints:
         ]
         return found[-1] if found else None
 
+    def at(self, step: int) -> Found | None:
+        """The checkpoint of `step`; None where there is none.
+
+        Raises:
+            BrokenCheckpoint: it is no whole one.
+        """
+        path = self.steps().get(step)
+        return None if path is None else Found(path, step, read(path), ())
+
     def steps(self) -> dict[int, Path]:
         """Step -> file, whole or not, from the oldest to the newest; none that cannot be listed."""
         try:

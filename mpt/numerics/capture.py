@@ -105,6 +105,8 @@ class Capture:
         """The captured step, or None. Waits for the device, and for the team."""
         if self._armed.numpy():
             return None
+        if self._team.size > 1 and any(kept.dtype == tf.string for kept in self._batches[0]):
+            return None  # texts are not sent to other members
         shares = [
             tf.nest.pack_sequence_as(self._batch_spec, leaves, expand_composites=True)
             for leaves in self._leaves()
@@ -115,7 +117,7 @@ class Capture:
             loss=float(self._loss.numpy()),
             applied=bool(self._applied.numpy()),
             batch=shares[0] if len(shares) == 1 else tf.nest.map_structure(_joined, *shares),
-            state=[kept.numpy() for kept in self._state],
+            state=self._states(),
         )
 
     def _leaves(self) -> list[list[tf.Tensor]]:
@@ -125,6 +127,16 @@ class Capture:
             return own
         shares = self._team.exchange([[leaf.numpy() for leaf in share] for share in own])
         return [[tf.constant(leaf) for leaf in share] for member in shares for share in member]
+
+    def _states(self) -> list[np.ndarray]:
+        """The values of the model's variables, those of the first replica of all members."""
+        own = [np.asarray(kept.numpy()) for kept in self._state]
+        trained = {id(variable) for variable in self._model.trainable_variables}
+        others = [i for i, v in enumerate(self._model.variables) if id(v) not in trained]
+        chief = self._team.exchange([own[i] for i in others])[0]
+        for i, value in zip(others, chief, strict=True):
+            own[i] = value
+        return own
 
     def state(self) -> dict[str, Any] | None:
         """The captured step, as a checkpoint takes it.

@@ -1,6 +1,7 @@
 """Messages between two processes, and the news that the other one has gone."""
 
 import queue
+import select
 import socket
 import threading
 import time
@@ -43,6 +44,7 @@ class Channel:
         self._sending = threading.Lock()
         self._values: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._ending = threading.Event()
+        self._silent_seconds = SILENT_SECONDS
         self._reader: threading.Thread | None = None
 
     def send(self, value: Any, kind: str = VALUE) -> None:
@@ -64,39 +66,47 @@ class Channel:
         Raises:
             Closed: it says nothing in time, or nothing that is meant for us.
         """
-        self._connection.settimeout(max(0.01, seconds))
         try:
-            kind, value = self._message(GREETING_BYTES)
+            kind, value = self._message(GREETING_BYTES, time.monotonic() + seconds)
         except (OSError, ValueError, TypeError) as error:
             raise Closed(str(error)) from error
-        self._connection.settimeout(None)
         if kind != VALUE:
             raise Closed("it does not say who it is")
         return value
 
-    def start(self, gone: Callable[[str, bool], None]) -> None:
+    def start(self, gone: Callable[[str, Any], None]) -> None:
         """Receive in a thread from now on.
 
         Args:
-            gone: called from it, once, where the other process has gone: why, and whether it said
-                so itself.
+            gone: called from it, once, where the other process has gone: why, and what it said of
+                it itself, or None.
         """
         self._gone = gone
-        self._connection.settimeout(ALIVE_SECONDS)
         self._reader = threading.Thread(target=self._receive, name="channel", daemon=True)
         self._reader.start()
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
 
-    def next(self, lost: Callable[[], None]) -> Any:
+    def next(self, kind: str, lost: Callable[[], None]) -> Any:
         """The next value from the other side.
 
         Args:
+            kind: VALUE, or LAST.
             lost: called while waiting; raises where there is nothing to wait for any more.
+
+        Raises:
+            Closed: it is of another kind: the two are not at the same point.
         """
         while True:
             with suppress(queue.Empty):
-                return self._values.get(timeout=0.2)
+                found, value = self._values.get(timeout=0.2)
+                if found != kind:
+                    raise Closed("it ended where others went on")
+                return value
             lost()
+
+    def be_patient(self, seconds: float | None) -> None:
+        """Allow the other side that many seconds of silence; None: the usual ones."""
+        self._silent_seconds = SILENT_SECONDS if seconds is None else seconds
 
     def close(self) -> None:
         """Have no further part in it."""
@@ -112,16 +122,16 @@ class Channel:
             while True:
                 kind, value = self._message()
                 if kind in (VALUE, LAST):
-                    self._values.put(value)
+                    self._values.put((kind, value))
                 if kind == LAST:  # that it closes the connection then is no news
                     return
                 if kind == GONE:
-                    self._tell(str(value), True)
+                    self._tell("it said so", value)
                     return
         except (OSError, ValueError, TypeError) as error:
-            self._tell(str(error), False)
+            self._tell(str(error), None)
 
-    def _tell(self, why: str, said: bool) -> None:
+    def _tell(self, why: str, said: Any) -> None:
         if not self._ending.is_set():
             self._gone(why, said)
 
@@ -132,30 +142,35 @@ class Channel:
             except Closed:
                 return
 
-    def _message(self, longest: int = 2**40) -> tuple[str, Any]:
-        length = int.from_bytes(self._exactly(LENGTH_BYTES), "little")
+    def _message(self, longest: int = 2**40, deadline: float | None = None) -> tuple[str, Any]:
+        length = int.from_bytes(self._exactly(LENGTH_BYTES, deadline), "little")
         if length > longest:
             raise ValueError("what it says is no message of mpt")
-        kind, value = packing.loads(self._exactly(length))
+        kind, value = packing.loads(self._exactly(length, deadline))
         return kind, value
 
-    def _exactly(self, count: int) -> bytes:
+    def _exactly(self, count: int, deadline: float | None) -> bytes:
+        """So many bytes, before `deadline`; without one, as long as something comes now and then.
+
+        The socket stays a blocking one: a limit on it would be one on sending, too.
+        """
         received = bytearray()
         silent, last = 0.0, time.monotonic()
         while len(received) < count:
-            try:
+            now = time.monotonic()
+            wait = ALIVE_SECONDS if deadline is None else deadline - now
+            if wait <= 0:
+                raise TimeoutError("it does not say enough in time")
+            if select.select([self._connection], [], [], wait)[0]:
                 some = self._connection.recv(min(count - len(received), 2**20))
-            except TimeoutError:
+                if not some:
+                    raise ConnectionError("its connection was closed")
+                received += some
+                silent, last = 0.0, time.monotonic()
+            elif deadline is None:
                 now = time.monotonic()
                 # Time in which this process itself was stopped says nothing of the other one.
-                silent += min(now - last, 2 * ALIVE_SECONDS)
-                last = now
-                limit = self._connection.gettimeout()
-                if silent >= SILENT_SECONDS or limit != ALIVE_SECONDS:
-                    raise TimeoutError(f"nothing was heard of it for {silent:.0f} s") from None
-                continue
-            if not some:
-                raise ConnectionError("its connection was closed")
-            received += some
-            silent, last = 0.0, time.monotonic()
+                silent, last = silent + min(now - last, 2 * ALIVE_SECONDS), now
+                if silent >= self._silent_seconds:
+                    raise TimeoutError(f"nothing was heard of it for {silent:.0f} s")
         return bytes(received)

@@ -109,14 +109,20 @@ def _from_tf_config(text: str) -> Cluster:
         if (job, index) == own and type(own[1]) is int:
             return Cluster(tuple(members), rank, WHERE)
     raise _malformed(
-        f"its task is {own[0]} {own[1]}, and the cluster has "
+        f"its task is {own[0]} {own[1]!r}, and the cluster has "
         + (", ".join(f"{job} {index}" for job, index, _ in members) or "no members")
     )
 
 
 def _address(value: Any, job: str) -> str:
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if (
+        not host
+        or ":" in host
+        or not port.isascii()
+        or not port.isdecimal()
+        or not 0 < int(port) < 2**16
+    ):
         raise _malformed(f"cluster.{job} has {value!r}, which is not host:port")
     return str(value)
 

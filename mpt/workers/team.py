@@ -23,8 +23,12 @@ RETRY_SECONDS = 0.1
 STRANGER_SECONDS = 10.0
 """s for which somebody else may answer at a worker's address: an earlier run's, that is ending."""
 
+TELLING_SECONDS = 3.0
+"""s for each member that is yet to be told of a problem."""
+
 MOST_SHOWN = 5
 ABSENT = "nothing"
+LONGEST_REASON = 500
 
 
 class WorkerLost(RuntimeError):
@@ -47,6 +51,8 @@ class Team:
         self.size = 1 if cluster is None else len(cluster.members)
         self._channels = dict(channels or {})
         self._lost: str | None = None
+        self._refusal: dict[str, Any] | None = None
+        self._watched = True
         self._learned = threading.Event()
         self._acts: list[Callable[[str], None]] = []
         for rank, channel in self._channels.items():
@@ -69,6 +75,7 @@ class Team:
 
         Raises:
             WorkerLost: a member has gone.
+            ConfigurationError: one has, for its configuration or input.
         """
         return self._exchange(value, VALUE)
 
@@ -78,13 +85,18 @@ class Team:
         try:
             if not self.is_chief:
                 self._channels[0].send(value, kind)
-                return self._channels[0].next(self._check)
-            values = [value, *(self._channels[r].next(self._check) for r in range(1, self.size))]
+                return self._channels[0].next(kind, self._check)
+            others = [self._channels[rank] for rank in range(1, self.size)]
+            values = [value, *(channel.next(kind, self._check) for channel in others)]
             for channel in self._channels.values():
                 channel.send(values, kind)
             return values
         except Closed as error:
-            raise self._loss(str(error)) from error
+            # Who has gone is the reader's to say, and it may be about to.
+            self.learn(2.0)
+            self._check()
+            text = f"the connection between the workers broke: {error}"
+            raise WorkerLost(text) from error
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each of `flags`, whether it is set at any member."""
@@ -116,20 +128,47 @@ class Team:
         if self._lost is not None:
             act(self._lost)
 
+    @property
+    def watched(self) -> bool:
+        """Whether a loss ends this member, too."""
+        return self._watched
+
+    def unwatch(self) -> None:
+        """From here on each ends by itself: that another one has gone is no matter any more."""
+        self._watched = False
+
+    @contextmanager
+    def connecting(self, seconds: float) -> Iterator[None]:
+        """All begin the block at the same time, and may be deaf and dumb in it for some.
+
+        TensorFlow holds the interpreter while it connects, and while it sets up GPUs.
+        """
+        self.exchange("ready")
+        for channel in self._channels.values():
+            channel.be_patient(seconds)
+        yield
+        self.exchange("connected")
+        for channel in self._channels.values():
+            channel.be_patient(None)
+
     def learn(self, seconds: float) -> str | None:
         """Wait for news of a lost member, for an error that such a loss may have caused."""
         if self.size > 1:
             self._learned.wait(seconds)
         return self._lost
 
-    def leave(self, why: str) -> None:
+    def leave(self, why: str | ConfigurationError) -> None:
         """Tell the others that this member ends before they do, and why."""
-        told = why
+        refusal = None
+        if isinstance(why, ConfigurationError):
+            refusal = {"where": why.where, "remedy": why.remedy}
+            why = why.message
+        told = next(iter(why.strip().splitlines()), "")[:LONGEST_REASON]
         if self.is_chief and self.cluster is not None:  # of whomever else it speaks by name
-            told = self._lost or f"{self.cluster.name(0)} ended: {why}"
+            told = self._lost or f"{self.cluster.name(0)} ended: {told}"
         for channel in self._channels.values():
             with suppress(Closed):
-                channel.send(told, GONE)
+                channel.send({"why": told, "refusal": refusal}, GONE)
         self._close()
 
     def part(self, value: Any = None) -> list[Any]:
@@ -139,11 +178,16 @@ class Team:
             Each member's `value`, in the order of their ranks.
 
         Raises:
-            WorkerLost: one has not.
+            WorkerLost: the chief has not. It does not need the others to have.
         """
-        values = self._exchange(value, LAST)
-        self._close()
-        return values
+        try:
+            return self._exchange(value, LAST)
+        except (WorkerLost, ConfigurationError):
+            if not self.is_chief:
+                raise
+            return [value]
+        finally:
+            self._close()
 
     def _close(self) -> None:
         channels, self._channels = self._channels, {}
@@ -152,30 +196,47 @@ class Team:
 
     def _check(self) -> None:
         if self._lost is not None:
-            raise WorkerLost(self._lost)
+            raise self.loss() or WorkerLost(self._lost)
 
-    def _loss(self, why: str) -> WorkerLost:
-        # Who has gone is the reader's to say, and it may be about to.
-        return WorkerLost(self.learn(2.0) or f"the connection between the workers broke: {why}")
+    def loss(self) -> WorkerLost | ConfigurationError | None:
+        """The error that a member's going is; None: all are there."""
+        if self._lost is None:
+            return None
+        if self._refusal is None:
+            return WorkerLost(self._lost)
+        return ConfigurationError(self._lost, **self._refusal)
 
-    def _gone(self, rank: int, why: str, said: bool) -> None:
+    def _gone(self, rank: int, why: str, said: Any) -> None:
         """A member has gone; the chief tells the others, who know of nobody but it."""
         if self._lost is not None:
             return
         assert self.cluster is not None
         name = self.cluster.name(rank)
-        if said and not self.is_chief:
-            self._lost = why  # the chief's words, of whomever
-        else:
-            self._lost = f"{name} {'ended: ' + why if said else 'has gone: ' + why}"
+        text, self._refusal = _words(said)
+        if text is None:
+            self._lost = f"{name} has gone: {why}"
+        else:  # the chief's words are of whomever
+            self._lost = f"{name} ended: {text}" if self.is_chief else text
         if self.is_chief:
+            told = {"why": self._lost, "refusal": self._refusal}
             for other, channel in self._channels.items():
                 if other != rank:
                     with suppress(Closed):
-                        channel.send(self._lost, GONE)
+                        channel.send(told, GONE)
         self._learned.set()
-        for act in list(self._acts):
+        for act in list(self._acts) if self._watched else ():
             act(self._lost)
+
+
+def _words(said: Any) -> tuple[str | None, dict[str, Any] | None]:
+    """What a member said of its end: why, and where and remedy of what was refused."""
+    if not isinstance(said, dict) or not isinstance(said.get("why"), str):
+        return None, None
+    refusal = said.get("refusal")
+    if not isinstance(refusal, dict):
+        return said["why"], None
+    kept = {key: refusal.get(key) for key in ("where", "remedy")}
+    return said["why"], {k: v if isinstance(v, str) else None for k, v in kept.items()}
 
 
 ALONE = Team()
@@ -186,7 +247,7 @@ def assemble(cluster: Cluster, settings: Mapping[str, Any], seconds: float) -> T
     """Meet the other members.
 
     Args:
-        settings: dotted keys and values, plain ones, that must be the same at all of them.
+        settings: dotted keys and values that must be the same at all of them.
         seconds: how long to wait for those that are yet to come.
 
     Raises:
@@ -197,27 +258,35 @@ def assemble(cluster: Cluster, settings: Mapping[str, Any], seconds: float) -> T
         listening(cluster).close()
         return Team(cluster)
     deadline = time.monotonic() + seconds
-    own = {"mpt": GREETING, "version": __version__, "cluster": cluster.addresses}
+    own = {
+        "mpt": GREETING,
+        "version": __version__,
+        "cluster": cluster.addresses,
+        "rank": cluster.rank,
+    }
+    texts = {key: repr(value) for key, value in settings.items()}
     with closing(listening(cluster)) as door:
         if cluster.rank == 0:
-            channels = _invite(cluster, own, dict(settings), deadline)
+            channels = _invite(cluster, own, texts, deadline)
         else:
-            channels = {0: _wait(cluster, door, own, dict(settings), deadline)}
+            channels = {0: _wait(cluster, door, own, texts, deadline)}
     return Team(cluster, channels)
 
 
 def _invite(
-    cluster: Cluster, own: dict[str, Any], settings: dict[str, Any], deadline: float
+    cluster: Cluster, own: dict[str, Any], settings: dict[str, str], deadline: float
 ) -> dict[int, Channel]:
     """The chief's part: go to each member, compare, and tell all what came of it."""
     channels: dict[int, Channel] = {}
     problem: ConfigurationError | None = None
-    try:
-        for rank in range(1, len(cluster.members)):
+    for rank in range(1, len(cluster.members)):
+        try:
             channels[rank], said = _reach(cluster, rank, own, deadline)
-            problem = problem or _difference(cluster, rank, settings, said["settings"])
-    except ConfigurationError as error:
-        problem = problem or error
+            problem = problem or _difference(cluster, rank, own, settings, said)
+        except ConfigurationError as error:
+            problem = problem or error
+        if problem is not None:  # the others are told, if they are there
+            deadline = min(deadline, time.monotonic() + TELLING_SECONDS)
     verdict = None if problem is None else [problem.message, problem.where, problem.remedy]
     for channel in channels.values():
         with suppress(Closed):
@@ -239,12 +308,12 @@ def _reach(
         try:
             left = deadline - time.monotonic()
             connection = socket.create_connection((host, int(port)), timeout=max(0.1, left))
+            connection.settimeout(None)
             with _unless_kept(Channel(connection)) as channel:
-                channel.send({**own, "rank": rank})
+                channel.send(own)
                 said = channel.greeting(min(GREETING_SECONDS, deadline - time.monotonic()))
                 if not isinstance(said, dict) or said.get("mpt") != GREETING:
                     raise Closed("it is no worker of mpt's")
-                _check_greeting(cluster, rank, said, own)
                 return channel, said
         except OSError as error:
             last = (error.strerror or str(error)).lower()
@@ -272,39 +341,43 @@ def _unless_kept(channel: Channel) -> Iterator[Channel]:
         raise
 
 
-def _check_greeting(cluster: Cluster, rank: int, said: dict[str, Any], own: dict[str, Any]) -> None:
-    """Refuse a member with another version or cluster."""
-    if said.get("problem"):
-        raise ConfigurationError(str(said["problem"]), where=cluster.source)
-    for key, what in (("version", "version of mpt"), ("cluster", "list of workers")):
-        if said.get(key) != own[key]:
-            raise ConfigurationError(
-                f"{cluster.name(rank)} has another {what} than the chief: {said.get(key)}, and "
-                f"not {own[key]}.",
-                where=cluster.source,
-                remedy="give all workers the same",
-            )
-
-
 def _difference(
-    cluster: Cluster, rank: int, chief: dict[str, Any], worker: Any
+    cluster: Cluster,
+    rank: int,
+    own: dict[str, Any],
+    settings: dict[str, str],
+    said: dict[str, Any],
 ) -> ConfigurationError | None:
-    """What a member was told otherwise than the chief."""
-    worker = worker if isinstance(worker, dict) else {}
+    """What a member is, or was told, otherwise than it should."""
+    name = cluster.name(rank)
+    for key, expected, what in (
+        ("version", own["version"], "version of mpt"),
+        ("cluster", own["cluster"], "list of workers"),
+        ("rank", rank, "place among the workers"),
+    ):
+        if said.get(key) != expected:
+            return ConfigurationError(
+                f"{name} has another {what} than the chief has for it: {said.get(key)}, and not "
+                f"{expected}.",
+                where=cluster.source,
+                remedy="give all workers the same list, and each its own place in it",
+            )
+    theirs = said.get("settings")
+    theirs = theirs if isinstance(theirs, dict) else {}
     keys = [
         key
-        for key in sorted({*chief, *worker})
-        if repr(chief.get(key, ABSENT)) != repr(worker.get(key, ABSENT))
+        for key in sorted({*settings, *theirs})
+        if settings.get(key, ABSENT) != theirs.get(key, ABSENT)
     ]
     if not keys:
         return None
     shown = [
-        f"{key} is {chief.get(key, ABSENT)!r} at the chief and {worker.get(key, ABSENT)!r} there"
+        f"{key} is {settings.get(key, ABSENT)} at the chief and {theirs.get(key, ABSENT)} there"
         for key in keys[:MOST_SHOWN]
     ]
     more = f", and {len(keys) - MOST_SHOWN} more" if len(keys) > MOST_SHOWN else ""
     return ConfigurationError(
-        f"{cluster.name(rank)} has another configuration: {'; '.join(shown)}{more}.",
+        f"{name} has another configuration: {'; '.join(shown)}{more}.",
         where=", ".join(keys[:MOST_SHOWN]),
         remedy="give all workers the same command",
     )
@@ -314,7 +387,7 @@ def _wait(
     cluster: Cluster,
     door: socket.socket,
     own: dict[str, Any],
-    settings: dict[str, Any],
+    settings: dict[str, str],
     deadline: float,
 ) -> Channel:
     """A member's part: wait for the chief, say who one is, and hear what came of it."""
@@ -329,10 +402,7 @@ def _wait(
                 said = channel.greeting(GREETING_SECONDS)
                 if not isinstance(said, dict) or said.get("mpt") != GREETING:
                     raise Closed("it is not the chief")
-                problem = _misled(cluster, said, own)
-                channel.send({**own, "settings": settings, "problem": problem})
-                if problem is not None:
-                    raise ConfigurationError(problem, where=cluster.source)
+                channel.send({**own, "settings": settings})
                 verdict = channel.greeting(max(0.1, deadline - time.monotonic()))
                 if verdict is not None:
                     message, where, remedy = verdict
@@ -346,15 +416,3 @@ def _wait(
         remedy="start it with the same command, and see what it says; workers that are slow to "
         "start need a longer device.worker_seconds",
     )
-
-
-def _misled(cluster: Cluster, said: dict[str, Any], own: dict[str, Any]) -> str | None:
-    """Why this member is not whom the chief looks for; None: it is."""
-    if said.get("rank") != cluster.rank:
-        return (
-            f"The chief looks for worker {said.get('rank')} at {cluster.addresses[cluster.rank]}, "
-            f"where worker {cluster.rank} is: their {cluster.source} differ."
-        )
-    if said.get("cluster") != own["cluster"]:
-        return f"The chief has another list of workers: {said.get('cluster')}."
-    return None

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mutations import damaged, examples, mutilated, plain
 
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, read, read_header, write
-from mpt.checkpoint.file import DTYPES, LENGTH_BYTES, MAGIC
+from mpt.checkpoint.file import LENGTH_BYTES, MAGIC
+from mpt.packing import DTYPES
 
 STATE = {
     "variables": {"values": [np.arange(6, dtype="float32").reshape(2, 3), np.array(3)]},

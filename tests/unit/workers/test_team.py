@@ -211,3 +211,79 @@ def test_who_ends_with_the_others_is_not_lost():
         part(members)
         time.sleep(0.01)
         assert [member.lost for member in members] == [None, None]
+
+
+def test_all_who_are_there_are_told_of_a_member_that_does_not_fit():
+    trio = clusters(3)
+    other = Cluster((*trio[1].members[:2], ("worker", 2, "127.0.0.1:9")), 1, "TF_CONFIG")
+    start = time.monotonic()
+    found = each([trio[0], other, trio[2]], lambda cluster, _: assemble(cluster, SETTINGS, 20))
+    for error in found:
+        assert isinstance(error, ConfigurationError)
+        assert "worker 1 of 3" in error.message
+        assert "another list of workers than the chief has for it" in error.message
+    assert time.monotonic() - start < 10
+
+
+def test_who_ends_where_others_go_on_is_lost():
+    members = team(2)
+
+    def act(member, rank):
+        if rank == 1:
+            return member.part(0)
+        try:
+            return member.exchange([True])
+        except WorkerLost as error:
+            member.leave(str(error))  # as a run does
+            raise
+
+    for error in each(members, act):
+        assert isinstance(error, WorkerLost)
+        assert "it ended where others went on" in str(error)
+
+
+def test_a_chief_that_has_done_its_part_needs_nobody():
+    members = team(2)
+    members[1].leave("it was interrupted")
+    assert members[0].learn(5) is not None
+    assert members[0].part(0) == [0]
+
+
+def test_a_refused_input_is_one_at_all():
+    members = team(3)
+    members[1].leave(ConfigurationError("no such file", where="dataset.path", remedy="look"))
+    for rank in (0, 2):
+        assert members[rank].learn(5) is not None
+        with pytest.raises(
+            ConfigurationError, match=r"worker 1 of 3.*ended: no such file"
+        ) as found:
+            members[rank].exchange(1)
+        assert (found.value.where, found.value.remedy) == ("dataset.path", "look")
+    close(members)
+
+
+def test_losses_are_no_matter_once_all_is_done():
+    members = team(2)
+    told = []
+    members[0].when_lost(told.append)
+    members[0].unwatch()
+    members[1].leave("it is done")
+    assert members[0].learn(5) is not None
+    assert told == []
+    close(members)
+
+
+def test_a_large_value_may_take_its_time(monkeypatch):
+    monkeypatch.setattr(channel, "ALIVE_SECONDS", 0.1)
+    value = np.zeros(2**24, np.uint8)
+    members = team(2)
+    real = channel.packing.loads
+
+    def slow(message):
+        time.sleep(0.5 if len(message) > 2**20 else 0)
+        return real(message)
+
+    monkeypatch.setattr(channel.packing, "loads", slow)
+    for received in each(members, lambda m, _: m.exchange(value)):
+        assert [one.nbytes for one in received] == [2**24] * 2
+    part(members)
