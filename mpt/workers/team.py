@@ -27,6 +27,7 @@ TELLING_SECONDS = 3.0
 """s for each member that is yet to be told of a problem."""
 
 MOST_SHOWN = 5
+LONGEST_SHOWN = 80
 ABSENT = "nothing"
 LONGEST_REASON = 500
 
@@ -114,8 +115,13 @@ class Team:
         others = [rank for rank, each in enumerate(values) if each != values[0]]
         if others:
             assert self.cluster is not None
+            name, shown = self.cluster.name(others[0]), [repr(values[i]) for i in (0, others[0])]
+            short = max(map(len, shown)) <= LONGEST_SHOWN
+            words = (
+                f"{shown[1]}, and {shown[0]} at the chief" if short else "another than the chief"
+            )
             raise ConfigurationError(
-                f"{what} differs: {self.cluster.name(others[0])} has another one than the chief.",
+                f"{what} differs: {name} has {words}.",
                 where=where,
                 remedy="give all workers the same",
             )
