@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpt.workers import Cluster
 
 ACCELERATORS = ("auto", "cpu", "gpu")
-CONNECTING_SECONDS = 45.0
+CONNECTING_SECONDS = 50.0
 """s in which the members of a team connect by TensorFlow; GPUs are set up meanwhile."""
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
@@ -297,8 +297,8 @@ def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{cluster.members[0][0]}/replica:0/task:0",
-        cluster_register_timeout_in_ms=int(1e3 * CONNECTING_SECONDS),
-        heartbeat_timeout_in_ms=int(1e3 * CONNECTING_SECONDS),
+        cluster_register_timeout_in_ms=int(2e3 * CONNECTING_SECONDS),
+        heartbeat_timeout_in_ms=int(2e3 * CONNECTING_SECONDS),
         coordinated_jobs=jobs,
     )
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(

@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -54,6 +55,32 @@ def leave_at_once(code: int, message: str) -> NoReturn:
     tidying.start()
     tidying.join(TIDYING_SECONDS)
     os._exit(code)
+
+
+_WATCH = """
+import os, select, signal, sys
+process, seconds, message = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+if not select.select([sys.stdin], [], [], seconds)[0]:
+    print(message, file=sys.stderr, flush=True)
+    os.kill(process, signal.SIGKILL)
+"""
+
+
+@contextmanager
+def killed_after(seconds: float, message: str) -> Iterator[None]:
+    """Kill the process, with `message` on stderr, if the block takes longer.
+
+    For a block in which a library holds the interpreter, so that no thread of ours and no handler
+    of a signal can run: another process watches.
+    """
+    command = [sys.executable, "-E", "-S", "-c", _WATCH, str(os.getpid()), str(seconds), message]
+    # In a session of its own: a Ctrl-C is not meant for it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watch:
+        assert watch.stdin is not None
+        try:
+            yield
+        finally:
+            watch.stdin.close()
 
 
 @contextmanager

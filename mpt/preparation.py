@@ -14,6 +14,7 @@ from mpt.data import Data, class_weights
 from mpt.data.errors import first_batch
 from mpt.device import Device
 from mpt.errors import ConfigurationError
+from mpt.leaving import killed_after
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision import Choice
 from mpt.run_folder import MODEL
@@ -155,7 +156,9 @@ def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.
     if team.size == 1:
         return devices.strategy(config.device.strategy, team.cluster)
     team.same("The kind and number of devices", [device.kind, device.count], "device")
-    with team.connecting(2 * devices.CONNECTING_SECONDS):
+    seconds = devices.CONNECTING_SECONDS
+    late = f"error: the workers met, but TensorFlow did not connect them within {seconds:.0f} s"
+    with team.connecting(2 * seconds), killed_after(seconds, late):
         return devices.strategy(config.device.strategy, team.cluster)
 
 

@@ -58,3 +58,21 @@ def test_the_code_of_a_signal_stands_where_its_interrupt_came_through_code_of_a_
         check=False,
     )
     assert (done.returncode, done.stdout) == (143, "registered\n")
+
+
+HELD = """
+import time
+from mpt.leaving import killed_after
+
+with killed_after(30, "not this"):
+    pass
+with killed_after(0.5, "error: it took too long"):
+    time.sleep(30)
+"""
+
+
+def test_a_block_that_takes_too_long_ends_the_process():
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stderr) == (-9, "error: it took too long\n")
