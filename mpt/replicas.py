@@ -5,7 +5,7 @@ layer learns of its input, such as BatchNormalization's moving statistics, diffe
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -127,6 +127,8 @@ def copies_of(variables: Sequence[Variable], team: Team) -> list[list[np.ndarray
     What is added up has one for each replica in any case.
     """
     own = [[np.asarray(part.numpy()) for part in each] for each in components(variables)]
+    if team.size == 1 and all(len(each) == 1 for each in own):
+        return own  # nobody to compare with
     same = _agreed(variables, own, team)
     by_member = team.exchange([[] if one else each for each, one in zip(own, same, strict=True)])
     return [
@@ -137,15 +139,19 @@ def copies_of(variables: Sequence[Variable], team: Team) -> list[list[np.ndarray
 
 def _agreed(variables: Sequence[Variable], own: list[list[np.ndarray]], team: Team) -> list[bool]:
     """For each variable whether its value is one and the same: a frozen layer's are, and large."""
-    by_member = team.exchange([sorted({_digest(copy) for copy in each}) for each in own])
+    by_member = team.exchange([sorted({digest([copy]) for copy in each}) for each in own])
     return [
         not is_summed(variable) and len({d for member in by_member for d in member[i]}) == 1
         for i, variable in enumerate(variables)
     ]
 
 
-def _digest(value: np.ndarray) -> str:
-    return hashlib.sha256(packing.content(value)).hexdigest()
+def digest(values: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the bytes of `values`, one after another."""
+    found = hashlib.sha256()
+    for value in values:
+        found.update(packing.content(value))
+    return found.hexdigest()
 
 
 def merged(variable: Variable, copies: Sequence[np.ndarray]) -> np.ndarray:

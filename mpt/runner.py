@@ -1,6 +1,5 @@
 """One run, from its configuration to its report."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import tensorflow as tf
 
-from mpt import ending, errors, packing, precision, report, reporting, resuming
+from mpt import ending, errors, precision, replicas, report, reporting, resuming
 from mpt.assembly import Assembly
 from mpt.concurrency import Presence
 from mpt.console import OF_A_MEMBER, Console
@@ -31,7 +30,7 @@ from mpt.schema import TrainConfig
 from mpt.session import Session, opened_board
 from mpt.stall import StallWatch
 from mpt.together import REPORT_SECONDS, joined, later, translated
-from mpt.variables import parts
+from mpt.variables import components
 from mpt.workers import Team
 
 IN_LOCK_STEP = ("completed", "stopped_early", "diverged")
@@ -210,10 +209,8 @@ def _compare(prepared: Prepared) -> None:
         [prepared.total_steps, data.steps_per_epoch, data.validation_batches],
         "dataset",
     )
-    digest = hashlib.sha256()
-    for variable in prepared.model.trainable_variables:
-        digest.update(packing.content(parts([variable])[0].numpy()))
-    team.same("What the weights begin with", digest.hexdigest(), "init_from")
+    weights = (copies[0].numpy() for copies in components(prepared.model.trainable_variables))
+    team.same("What the weights begin with", replicas.digest(weights), "init_from")
 
 
 def _new_folder(run_dir: Path, team: Team, stack: ExitStack) -> RunFolder:

@@ -79,8 +79,7 @@ def translated(team: Team) -> Iterator[None]:
 def _words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted"
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return str(error).strip() or type(error).__name__
 
 
 def _abort(team: Team, lost: str) -> None:

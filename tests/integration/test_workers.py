@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from free_ports import free_ports
 
 from mpt.run_folder import read_metrics
 
@@ -26,17 +27,6 @@ WORDS = (
     "device.strategy=multi_worker",
 )
 EVENT = "trainer.callbacks=[{_target_: own_team.Event, file: event.json}]"
-
-
-def free_ports(count):
-    taken = [socket.socket() for _ in range(count)]
-    try:
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in taken]
-    finally:
-        for each in taken:
-            each.close()
 
 
 def tf_configs(count):

@@ -7,22 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from free_ports import free_ports
 
 from mpt.errors import ConfigurationError
 from mpt.workers import ALONE, Cluster, Team, WorkerLost, assemble, channel
 
 SETTINGS = {"seed": 1, "model._target_": "mlp"}
-
-
-def free_ports(count):
-    taken = [socket.socket() for _ in range(count)]
-    try:
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in taken]
-    finally:
-        for each in taken:
-            each.close()
 
 
 def clusters(count):
