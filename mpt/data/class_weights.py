@@ -80,7 +80,7 @@ def _classes(data: Data) -> int:
             "mixtures, or no classes",
             where=WHERE,
             allowed=["null"],
-            remedy="give integer labels, and dataset.mixup=0 where there is one",
+            remedy="give integer labels, and no dataset.mixup or dataset.cutmix",
         )
     return data.classes
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mpt.data import checks
 from mpt.data.broken import LeftOut, OnError
+from mpt.data.mixtures import with_mixtures
 from mpt.data.pictures import (
     SUFFIXES,
     Augmentation,
@@ -24,7 +25,6 @@ from mpt.data.pictures import (
     sides_of,
     training,
     validation,
-    with_mixup,
 )
 from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, order, own_rows
 from mpt.data.split import draw, split
@@ -76,6 +76,9 @@ def build(
     crop_area: float | None = 0.08,
     flip: bool = True,
     mixup: float = 0.0,
+    cutmix: float = 0.0,
+    randaugment: int = 0,
+    magnitude: int = 9,
     center: float = 0.875,
     validation_fraction: float | None = None,
     examples: int | None = None,
@@ -84,14 +87,14 @@ def build(
     on_error: OnError = "fail",
     stall_seconds: float = STALL_SECONDS,
 ) -> Data:
-    """x float32 (height, width, channels) in [0, 1], y int32; with mixup y float32 (classes,).
+    """x float32 (height, width, channels) in [0, 1], y int32; with mixtures y float32 (classes,).
 
     The classes are the names of the folders, in their order. What is random of a training image
     follows from `seed` and its place in training, so that a run can be repeated and gone on with.
 
     Args:
         batch_size: rows in a training batch.
-        seed: of the order, the crops, the mirroring and the mixtures.
+        seed: of the order, and of what is random of an image and of the mixtures.
         path: a folder of class folders; or one with `train` and `val`, each of class folders.
         size: that the model gets, pixels: of both sides, or (height, width).
         channels: 1 or 3; images of other channels are converted.
@@ -99,6 +102,10 @@ def build(
             the centre, as validation does.
         flip: mirror half of the training images, left for right.
         mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
+        cutmix: alpha of the Beta distribution of what a box from another image leaves; 0 cuts
+            nothing. With mixup too, each batch has one of them, by half.
+        randaugment: operations of RandAugment on each training image; 0 does none.
+        magnitude: of these operations, 0 to 30.
         center: share of a side that is kept around the centre in validation.
         validation_fraction: this share of the images is for validation; null takes the folder
             `val` where there is one, and else 0.1.
@@ -116,7 +123,9 @@ def build(
     from mpt.data.pipeline import Data
 
     checks.batch(batch_size)
-    augmentation = Augmentation(sides_of(size), channels, crop_area, flip, mixup, center)
+    augmentation = Augmentation(
+        sides_of(size), channels, crop_area, flip, mixup, cutmix, randaugment, magnitude, center
+    )
     files, held_out, source = _parts(Path(path).expanduser(), validation_fraction, examples)
     classes = len(_class_folders(files.folder))
     left_out = LeftOut()
@@ -280,7 +289,7 @@ def _train(
     own, size = own_rows(numbered, batch_size, *part)
     dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
     dataset = dataset.batch(size, drop_remainder=True)
-    return finished(with_mixup(dataset, augmentation, classes, seed, position))
+    return finished(with_mixtures(dataset, augmentation, classes, seed, position))
 
 
 def _validation(
@@ -293,7 +302,7 @@ def _validation(
 
     def example(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content, label = read(row)
-        return load(content), tf.one_hot(label, classes) if augmentation.mixup else label
+        return load(content), tf.one_hot(label, classes) if augmentation.mixes else label
 
     dataset = tf.data.Dataset.range(len(files.paths))
     dataset = dataset.map(example, num_parallel_calls=cores(), deterministic=True)

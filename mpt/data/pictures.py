@@ -1,8 +1,7 @@
 """Image files to tensors: decoded, cropped, resized and mirrored, as functions of a seed.
 
 Random-resized crops are those of Szegedy et al., "Going Deeper with Convolutions", 2014, as every
-recipe for ImageNet has taken them since; mixup is H. Zhang et al., "mixup: Beyond Empirical Risk
-Minimization", 2017.
+recipe for ImageNet has taken them since.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpt.data.pipeline import ENDLESS
+from mpt.data.randaugment import LARGEST, augmented
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ ATTEMPTS = 10
 """To find a crop that lies in the image; without success the whole of it is taken."""
 
 BEYOND_SEEDS = 2**40
+MOST_OPERATIONS = 14
 
 JPEG = b"\xff\xd8\xff"
 
@@ -39,6 +39,9 @@ class Augmentation:
             are those that validation has.
         flip: mirror half of the training images, left for right.
         mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
+        cutmix: alpha of the Beta distribution of what a box leaves of an image; 0 cuts nothing.
+        randaugment: operations on each training image; 0 does none.
+        magnitude: of these operations, 0 to 30.
         center: share of a side that is kept around the centre where nothing is random.
     """
 
@@ -47,7 +50,15 @@ class Augmentation:
     area: float | None = 0.08
     flip: bool = True
     mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
     center: float = 0.875
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of the classes."""
+        return bool(self.mixup or self.cutmix)
 
     def __post_init__(self) -> None:
         for key, holds, allowed in (
@@ -55,6 +66,9 @@ class Augmentation:
             ("channels", self.channels in (1, 3), "1 or 3"),
             ("crop_area", self.area is None or 0 < self.area <= 1, "above 0 and up to 1, or null"),
             ("mixup", self.mixup >= 0, "0 or more"),
+            ("cutmix", self.cutmix >= 0, "0 or more"),
+            ("randaugment", 0 <= self.randaugment <= MOST_OPERATIONS, f"0 to {MOST_OPERATIONS}"),
+            ("magnitude", 0 <= self.magnitude <= LARGEST, f"0 to {LARGEST}"),
             ("center", 0 < self.center <= 1, "above 0 and up to 1"),
         ):
             if not holds:
@@ -77,7 +91,9 @@ def training(augmentation: Augmentation) -> Callable[[Any, Any], Any]:
             image = _randomly_cropped(content, seed, augmentation)
             image = _resized(image, augmentation)
         if augmentation.flip:
-            image = tf.image.stateless_random_flip_left_right(image, _other(seed))
+            image = tf.image.stateless_random_flip_left_right(image, other_seed(seed, 1))
+        if augmentation.randaugment:
+            image = _randomly_changed(image, other_seed(seed, 2), augmentation)
         return image
 
     return load
@@ -103,38 +119,6 @@ def validation(augmentation: Augmentation) -> Callable[[Any], Any]:
     return load
 
 
-def with_mixup(
-    dataset: tf.data.Dataset, augmentation: Augmentation, classes: int, seed: int, position: int
-) -> tf.data.Dataset:
-    """Batches (x, y) mixed with their own reverse, where that is asked for; else as they are.
-
-    y becomes float32 (batch, classes). The mixtures of a batch share one weight.
-
-    Args:
-        dataset: batches from number `position` on; y int32 (batch,).
-        seed: of the weights, with the batch's number.
-    """
-    import tensorflow as tf
-
-    if not augmentation.mixup:
-        return dataset
-
-    def mix(number: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = batch
-        # Numbers below 0, which no example's crop has.
-        key = tf.stack([tf.constant(seed, tf.int64), -1 - number])
-        pair = tf.random.stateless_gamma([2], key, augmentation.mixup)
-        weight = pair[0] / tf.maximum(tf.reduce_sum(pair), 1e-30)
-        y = tf.one_hot(y, classes)
-        return (
-            weight * x + (1 - weight) * tf.reverse(x, [0]),
-            weight * y + (1 - weight) * tf.reverse(y, [0]),
-        )
-
-    numbers = tf.data.Dataset.range(position, ENDLESS)
-    return tf.data.Dataset.zip((numbers, dataset)).map(mix)
-
-
 def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width, of one number for both or of two.
 
@@ -157,11 +141,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _other(seed: Any) -> Any:
-    """A seed for a second draw of the same image: one that no run's own seed makes."""
+def other_seed(seed: Any, number: int) -> Any:
+    """An int64 seed (2,) for a further draw with `seed`: one that no run's own seed makes."""
     import tensorflow as tf
 
-    return seed + tf.constant([BEYOND_SEEDS, 0], tf.int64)
+    return seed + tf.constant([number * BEYOND_SEEDS, 0], tf.int64)
 
 
 def _decoded(content: Any, channels: int) -> Any:
@@ -211,3 +195,12 @@ def _resized(image: Any, augmentation: Augmentation) -> Any:
     image = tf.image.resize(image, augmentation.size, antialias=False) * (1 / 255)
     image.set_shape([*augmentation.size, augmentation.channels])
     return image
+
+
+def _randomly_changed(image: Any, seed: Any, augmentation: Augmentation) -> Any:
+    """`image`, float32 in [0, 1], after RandAugment."""
+    import tensorflow as tf
+
+    image = tf.cast(tf.round(255 * image), tf.uint8)
+    image = augmented(image, seed, augmentation.randaugment, augmentation.magnitude)
+    return tf.cast(image, tf.float32) * (1 / 255)

@@ -20,13 +20,13 @@ import numpy as np
 
 from mpt.data import checks
 from mpt.data.broken import LeftOut, OnError
+from mpt.data.mixtures import with_mixtures
 from mpt.data.pictures import (
     Augmentation,
     cores,
     sides_of,
     training,
     validation,
-    with_mixup,
 )
 from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, own_rows
 from mpt.errors import ConfigurationError
@@ -55,6 +55,9 @@ def build(
     crop_area: float | None = 0.08,
     flip: bool = True,
     mixup: float = 0.0,
+    cutmix: float = 0.0,
+    randaugment: int = 0,
+    magnitude: int = 9,
     center: float = 0.875,
     classes: int = 1000,
     first_label: int = 1,
@@ -66,7 +69,7 @@ def build(
     on_error: OnError = "fail",
     stall_seconds: float = STALL_SECONDS,
 ) -> Data:
-    """x float32 (height, width, channels) in [0, 1], y int32; with mixup y float32 (classes,).
+    """x float32 (height, width, channels) in [0, 1], y int32; with mixtures y float32 (classes,).
 
     The order is a function of the seed and the epoch: shards in a new order, sixteen read at once,
     their records drawn from a buffer. A run that goes on reads the epoch's records again up to its
@@ -74,7 +77,7 @@ def build(
 
     Args:
         batch_size: rows in a training batch.
-        seed: of the order, the crops, the mirroring and the mixtures.
+        seed: of the order, and of what is random of an image and of the mixtures.
         path: a folder with the files `train-*` and `validation-*`.
         size: that the model gets, pixels: of both sides, or (height, width).
         channels: 1 or 3; images of other channels are converted.
@@ -82,6 +85,10 @@ def build(
             the centre, as validation does.
         flip: mirror half of the training images, left for right.
         mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
+        cutmix: alpha of the Beta distribution of what a box from another image leaves; 0 cuts
+            nothing. With mixup too, each batch has one of them, by half.
+        randaugment: operations of RandAugment on each training image; 0 does none.
+        magnitude: of these operations, 0 to 30.
         center: share of a side that is kept around the centre in validation.
         classes: labels are below `first_label` plus this.
         first_label: of the first class; ImageNet's files count from 1.
@@ -100,7 +107,9 @@ def build(
     from mpt.data.pipeline import Data
 
     checks.batch(batch_size)
-    augmentation = Augmentation(sides_of(size), channels, crop_area, flip, mixup, center)
+    augmentation = Augmentation(
+        sides_of(size), channels, crop_area, flip, mixup, cutmix, randaugment, magnitude, center
+    )
     folder = Path(path).expanduser()
     left_out = LeftOut()
     train_files = _counted(folder, TRAINING, on_error, left_out)
@@ -281,7 +290,7 @@ def _train(
     own, size = own_rows(tf.data.Dataset.zip((numbers, records)), batch_size, *part)
     dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
     dataset = dataset.batch(size, drop_remainder=True)
-    return finished(with_mixup(dataset, augmentation, classes, seed, position))
+    return finished(with_mixtures(dataset, augmentation, classes, seed, position))
 
 
 def _validation(
@@ -298,7 +307,7 @@ def _validation(
 
     def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content, label = parse(record)
-        return load(content), tf.one_hot(label, classes) if augmentation.mixup else label
+        return load(content), tf.one_hot(label, classes) if augmentation.mixes else label
 
     names, counts = [str(file) for file in files], [*files.values()]
     records = _records(tf.constant(names), tf.constant(counts, tf.int64), len(files))

@@ -80,9 +80,11 @@ def test_the_same_each_time_and_another_order_each_epoch(folder):
     assert not np.array_equal(one[0][0], batches(built(folder, seed=1).train, 1)[0][0])
 
 
-@pytest.mark.parametrize("mixup", [0.0, 0.4])
-def test_it_goes_to_a_place_at_once(folder, mixup):
-    data = built(folder, mixup=mixup)
+@pytest.mark.parametrize(
+    "settings", [{}, {"mixup": 0.4}, {"cutmix": 1.0, "mixup": 0.4}, {"randaugment": 2}]
+)
+def test_it_goes_to_a_place_at_once(folder, settings):
+    data = built(folder, **settings)
     unbroken = batches(data.train, 9)
     for (x, y), (x2, y2) in zip(unbroken[7:], batches(data.at(7), 2), strict=True):
         np.testing.assert_array_equal(x, x2)
@@ -162,6 +164,48 @@ def test_mixup_mixes_images_and_labels_alike(folder):
     assert sorted(set(y.ravel())) == [0, 1]
 
 
+def test_a_box_of_another_image_and_its_label(folder):
+    plain = built(folder, crop_area=None, flip=False)
+    data = built(folder, crop_area=None, flip=False, cutmix=1.0)
+    shares = []
+    for (x, y), (cut_x, cut_y) in zip(batches(plain.train, 6), batches(data.train, 6), strict=True):
+        own, other = (cut_x == x).all(-1), (cut_x == x[::-1]).all(-1)
+        assert (own | other).all()
+        share = 1 - own[x[..., 2].mean((1, 2)) != x[::-1, ..., 2].mean((1, 2))][0].mean()
+        one_hot = np.eye(3, dtype="float32")[y]
+        np.testing.assert_allclose(cut_y, (1 - share) * one_hot + share * one_hot[::-1], atol=1e-6)
+        shares.append(share)
+    assert len(set(shares)) > 3
+    (_, y), *_ = batches(data.validation, 1)
+    assert sorted(set(y.ravel())) == [0, 1]
+
+
+def test_images_are_changed_by_randaugment_in_training_only(folder):
+    settings = {"crop_area": None, "flip": False, "shuffle": False}
+    plain = built(folder, **settings)
+    one, again, other = (
+        np.concatenate([x for x, _ in batches(data.train, 12)])
+        for data in (
+            built(folder, randaugment=2, **settings),
+            built(folder, randaugment=2, **settings),
+            built(folder, randaugment=2, seed=1, **settings),
+        )
+    )
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one[:24], one[24:]), "an image is changed otherwise in each epoch"
+    assert 0 <= one.min() <= one.max() <= 1
+    x = np.concatenate([x for x, _ in batches(plain.train, 6)])
+    assert (np.abs(x - one[:24]).max((1, 2, 3)) > 0.01).sum() > 12
+    held_out = zip(
+        batches(plain.validation, 2),
+        batches(built(folder, randaugment=2).validation, 2),
+        strict=True,
+    )
+    for (x, _), (x2, _) in held_out:
+        np.testing.assert_array_equal(x, x2)
+
+
 def broken(folder):
     """Two images that cannot be decoded."""
     content = (folder / "train/ape/3.png").read_bytes()
@@ -231,6 +275,9 @@ def other_classes(folder):
         (None, {"channels": 2}, "dataset.channels", "1 or 3"),
         (None, {"crop_area": 0}, "dataset.crop_area", "above 0"),
         (None, {"mixup": -1}, "dataset.mixup", "0 or more"),
+        (None, {"cutmix": -1}, "dataset.cutmix", "0 or more"),
+        (None, {"randaugment": 15}, "dataset.randaugment", "0 to 14"),
+        (None, {"magnitude": 31}, "dataset.magnitude", "0 to 30"),
         (None, {"center": 2}, "dataset.center", "up to 1"),
         (None, {"batch_size": 25}, "batch_size", "25"),
         (None, {"examples": 99}, "dataset.examples", "99"),

@@ -67,7 +67,7 @@ def test_the_order_does_not_hang_on_the_global_seed(shards, seed):
 
 @pytest.mark.parametrize("position", [0, 1, 5, 6, 7, 13, 20])
 def test_it_goes_to_a_place(shards, position):
-    settings = {"mixup": 0.3, "crop_area": 0.5}
+    settings = {"mixup": 0.3, "cutmix": 1.0, "randaugment": 1, "crop_area": 0.5}
     unbroken = batches(built(shards, **settings).train, 23)[position : position + 3]
     there = batches(built(shards, **settings).at(position), 3)
     for (x, y), (x2, y2) in zip(unbroken, there, strict=True):
