@@ -1,34 +1,20 @@
 """Images in TFRecord files, as ImageNet's usual conversion lays them out.
 
 Shards train-00000-of-01024 and validation-00000-of-00128 of tf.train.Examples that hold an encoded
-image and a label. The format of a file is that of tensorflow/core/lib/io/record_writer.h: for each
-record its length in 8 bytes, their checksum in 4, the content, its checksum in 4.
+image and a label.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-import struct
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mpt.data import checks
+from mpt.data import checks, shards
 from mpt.data.broken import LeftOut, OnError
-from mpt.data.mixtures import with_mixtures
-from mpt.data.pictures import (
-    Augmentation,
-    cores,
-    sides_of,
-    training,
-    validation,
-)
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, own_rows
+from mpt.data.pictures import Augmentation, sides_of
+from mpt.data.pipeline import STALL_SECONDS
+from mpt.data.shards import Part, Shards
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,12 +23,6 @@ if TYPE_CHECKING:
     from mpt.data.pipeline import Data
 
 TRAINING, HELD_OUT = "train-*", "validation-*"
-AT_ONCE = 16
-"""Shards that are read at once; so many records of each follow one another."""
-
-HEADER, FOOTER = 12, 4
-GRAPH_SEED = 1
-COUNTED_AT_ONCE = 4096
 
 
 def build(
@@ -104,63 +84,48 @@ def build(
     Raises:
         ConfigurationError: no files, a truncated one, or values out of range.
     """
-    from mpt.data.pipeline import Data
-
     checks.batch(batch_size)
     augmentation = Augmentation(
         sides_of(size), channels, crop_area, flip, mixup, cutmix, randaugment, magnitude, center
     )
     folder = Path(path).expanduser()
     left_out = LeftOut()
-    train_files = _counted(folder, TRAINING, on_error, left_out)
-    held_out = _counted(folder, HELD_OUT, on_error, left_out)
-    rows, held_out_rows = sum(train_files.values()), sum(held_out.values())
-    if not rows:
+    parse = _parser(image_key, label_key, first_label, classes)
+    train, held_out = (
+        Shards(_counted(folder, pattern, on_error, left_out), parse, classes)
+        for pattern in (TRAINING, HELD_OUT)
+    )
+    if not train.rows:
         raise ConfigurationError(
             f"{folder} has no records in files named {TRAINING}",
             where="dataset.path",
             remedy="give the folder of the shards",
         )
-    checks.enough(rows, batch_size, str(folder), left_out.warning)
-    parse = _parser(image_key, label_key, first_label, classes)
-    begin_at = partial(
-        _train, train_files, parse, augmentation, classes, batch_size, seed, shuffle, buffer
-    )
-    train = begin_at(0)
-    return Data(
+    checks.enough(train.rows, batch_size, str(folder), left_out.warning)
+    return shards.as_data(
+        train,
+        held_out,
+        augmentation,
         name=name,
-        train=train,
-        validation=_validation(held_out, parse, augmentation, classes, batch_size)
-        if held_out_rows
-        else None,
-        validation_batches=math.ceil(held_out_rows / batch_size),
-        steps_per_epoch=rows // batch_size,
-        train_examples=rows,
-        validation_examples=held_out_rows,
-        shape=(*augmentation.size, channels),
-        classes=classes,
-        element_spec=train.element_spec,
-        fingerprint=_fingerprint({**train_files, **held_out}),
-        bad_rows=left_out.count,
-        bad_row_names=left_out.summary,
-        warnings=left_out.warnings,
-        validation_source=HELD_OUT if held_out_rows else "none",
-        jump=begin_at,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        buffer=buffer,
+        held_out_name=HELD_OUT,
+        left_out=left_out,
         stall_seconds=stall_seconds,
-        class_counts=partial(_class_counts, train_files, parse, classes),
-        bounded=True,
     )
 
 
-def _counted(folder: Path, pattern: str, on_error: OnError, left_out: LeftOut) -> dict[Path, int]:
-    """The files and how many whole records each has.
+def _counted(folder: Path, pattern: str, on_error: OnError, left_out: LeftOut) -> tuple[Part, ...]:
+    """The files with the whole records that each has.
 
     Raises:
         ConfigurationError: a file ends within a record, and that is not to be skipped.
     """
-    found: dict[Path, int] = {}
+    found: list[Part] = []
     for file in sorted(folder.glob(pattern)):
-        count, end = _whole_records(file)
+        count, end = shards.whole_records(file)
         size = file.stat().st_size
         if end != size:
             what = f"{file.name} is truncated after {count} records"
@@ -173,30 +138,8 @@ def _counted(folder: Path, pattern: str, on_error: OnError, left_out: LeftOut) -
                 )
             left_out.add(what)
         left_out.of += count
-        found[file] = count
-    return found
-
-
-def _whole_records(file: Path) -> tuple[int, int]:
-    """How many whole records a file has, by the lengths that it names, and where they end."""
-    size, end, count = file.stat().st_size, 0, 0
-    with file.open("rb", buffering=0) as stream:
-        while end + HEADER <= size:
-            header = os.pread(stream.fileno(), 8, end)
-            (length,) = struct.unpack("<Q", header)
-            following = end + HEADER + length + FOOTER
-            if following > size:
-                break
-            end, count = following, count + 1
-    return count, end
-
-
-def _fingerprint(files: dict[Path, int]) -> str:
-    """SHA-256 of the files' names, records and sizes in bytes."""
-    digest = hashlib.sha256()
-    for file, count in files.items():
-        digest.update(f"{file.name} {count} {file.stat().st_size}\n".encode())
-    return digest.hexdigest()
+        found.append(Part(file, count))
+    return tuple(found)
 
 
 def _parser(image_key: str, label_key: str, first_label: int, classes: int) -> Any:
@@ -210,106 +153,7 @@ def _parser(image_key: str, label_key: str, first_label: int, classes: int) -> A
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = tf.io.parse_single_example(record, features)
-        label = tf.cast(example[label_key], tf.int32) - first_label
-        within = tf.debugging.Assert(
-            (label >= 0) & (label < classes),
-            [f"label outside [{first_label}, {first_label + classes}):", example[label_key]],
-        )
-        with tf.control_dependencies([within]):
-            return example[image_key], tf.identity(label)
+        label = shards.checked_label(example[label_key], first_label, classes)
+        return example[image_key], label
 
     return parse
-
-
-def _records(names: tf.Tensor, counts: tf.Tensor, files: int) -> tf.data.Dataset:
-    """The whole records of the files, several read at once."""
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices((names, counts)).interleave(
-        lambda name, count: tf.data.TFRecordDataset(name).take(count),
-        cycle_length=min(AT_ONCE, files),
-        block_length=AT_ONCE,
-        num_parallel_calls=min(files, 2 * cores()),
-        deterministic=True,
-    )
-
-
-def _class_counts(files: dict[Path, int], parse: Any, classes: int) -> np.ndarray:
-    """How many records each class has; reads them all, and decodes none."""
-    import tensorflow as tf
-
-    names, counts = [str(file) for file in files], [*files.values()]
-    records = _records(tf.constant(names), tf.constant(counts, tf.int64), len(files))
-    labels = records.map(lambda record: parse(record)[1]).batch(COUNTED_AT_ONCE)
-    found = np.zeros(classes, np.int64)
-    for chunk in labels.as_numpy_iterator():
-        found += np.bincount(chunk, minlength=classes)
-    return found
-
-
-def _train(
-    files: dict[Path, int],
-    parse: Any,
-    augmentation: Augmentation,
-    classes: int,
-    batch_size: int,
-    seed: int,
-    shuffle: bool,
-    buffer: int,
-    position: int = 0,
-    *part: int,
-) -> tf.data.Dataset:
-    """Endless batches from number `position` on; of each, where `part` is given, those rows."""
-    import tensorflow as tf
-
-    used = sum(files.values()) // batch_size * batch_size  # records of an epoch
-    first, inside = divmod(position * batch_size, used)
-    load = training(augmentation)
-
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        names, counts = tf.constant([str(file) for file in files]), tf.constant([*files.values()])
-        key = tf.stack([tf.constant(seed, tf.int64), number])
-        if shuffle:
-            order = tf.argsort(tf.random.stateless_uniform([len(files)], key))
-            names, counts = tf.gather(names, order), tf.gather(counts, order)
-        records = _records(names, tf.cast(counts, tf.int64), len(files))
-        if shuffle:
-            draws = tf.random.stateless_uniform([], key, None, None, tf.int64)
-            # Of this function's graph: else the order would hang on the process's global seed, too,
-            # and under a global seed of 0 TensorFlow refuses a seed that is a tensor.
-            tf.compat.v1.set_random_seed(GRAPH_SEED)
-            records = records.shuffle(buffer, draws, reshuffle_each_iteration=False)
-        return records.take(used).skip(tf.cast(tf.where(number == first, inside, 0), tf.int64))
-
-    def example(number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        content, label = parse(record)
-        return load(content, tf.stack([tf.constant(seed, tf.int64), number])), label
-
-    records = tf.data.Dataset.range(first, ENDLESS).flat_map(epoch)
-    numbers = tf.data.Dataset.range(position * batch_size, ENDLESS)
-    own, size = own_rows(tf.data.Dataset.zip((numbers, records)), batch_size, *part)
-    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
-    dataset = dataset.batch(size, drop_remainder=True)
-    return finished(with_mixtures(dataset, augmentation, classes, seed, position))
-
-
-def _validation(
-    files: dict[Path, int],
-    parse: Any,
-    augmentation: Augmentation,
-    classes: int,
-    batch_size: int,
-) -> tf.data.Dataset:
-    """Endless passes over the records in their order."""
-    import tensorflow as tf
-
-    load = validation(augmentation)
-
-    def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        content, label = parse(record)
-        return load(content), tf.one_hot(label, classes) if augmentation.mixes else label
-
-    names, counts = [str(file) for file in files], [*files.values()]
-    records = _records(tf.constant(names), tf.constant(counts, tf.int64), len(files))
-    dataset = records.map(example, num_parallel_calls=cores(), deterministic=True)
-    return finished(dataset.batch(batch_size).repeat())
