@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,10 +35,9 @@ def augmented(image: tf.Tensor, seed: tf.Tensor, operations: int, magnitude: int
 
     choices = ways(magnitude, image.shape[0], image.shape[1])
     drawn = tf.random.stateless_uniform([operations], seed, 0, len(choices), tf.int32)
+    shape = image.shape
     for index in range(operations):
-        branches = [lambda do=do, image=image: do(image) for do in choices]
-        shape = image.shape
-        image = tf.switch_case(drawn[index], branches)
+        image = tf.switch_case(drawn[index], [partial(do, image) for do in choices])
         image.set_shape(shape)
     return image
 
@@ -45,23 +45,25 @@ def augmented(image: tf.Tensor, seed: tf.Tensor, operations: int, magnitude: int
 def ways(magnitude: int, height: int, width: int) -> list[Callable[[tf.Tensor], tf.Tensor]]:
     """The fourteen operations, each two times: where it has a direction, once in each."""
     share = magnitude / LARGEST
+    import tensorflow as tf
+
     found: list[Callable[[tf.Tensor], tf.Tensor]] = []
     for sign in (1, -1):
         lean, factor = sign * 0.3 * share, 1 + sign * 0.9 * share
         right, down = (sign * int(150 / 331 * side * share) for side in (width, height))
         found += [
-            lambda image: image,
-            lambda image, by=lean: affine(image, (1, by, 0, 0, 1, 0)),
-            lambda image, by=lean: affine(image, (1, 0, 0, by, 1, 0)),
-            lambda image, by=right: affine(image, (1, 0, -by, 0, 1, 0)),
-            lambda image, by=down: affine(image, (1, 0, 0, 0, 1, -by)),
-            lambda image, by=sign * 30 * share: rotate(image, by),
-            lambda image, by=factor: brightness(image, by),
-            lambda image, by=factor: color(image, by),
-            lambda image, by=factor: contrast(image, by),
-            lambda image, by=factor: sharpness(image, by),
-            lambda image: posterize(image, 8 - round(4 * share)),
-            lambda image: solarize(image, 255 * (1 - share)),
+            tf.identity,
+            partial(affine, matrix=(1, lean, 0, 0, 1, 0)),
+            partial(affine, matrix=(1, 0, 0, lean, 1, 0)),
+            partial(affine, matrix=(1, 0, -right, 0, 1, 0)),
+            partial(affine, matrix=(1, 0, 0, 0, 1, -down)),
+            partial(rotate, degrees=sign * 30 * share),
+            partial(brightness, factor=factor),
+            partial(color, factor=factor),
+            partial(contrast, factor=factor),
+            partial(sharpness, factor=factor),
+            partial(posterize, bits=8 - round(4 * share)),
+            partial(solarize, threshold=255 * (1 - share)),
             autocontrast,
             equalize,
         ]

@@ -1,0 +1,291 @@
+"""Images and labels that TensorFlow Datasets has prepared, read from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpt.data import checks, shards
+from mpt.data.broken import LeftOut, OnError
+from mpt.data.pictures import Augmentation, sides_of
+from mpt.data.pipeline import STALL_SECONDS
+from mpt.data.shards import Part, Shards
+from mpt.data.tfds_prepared import package, prepared, said
+from mpt.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mpt.data.pipeline import Data
+
+HELD_OUT = ("validation", "test")
+OWN_FUNCTION = "load it in a function of your own: dataset=python"
+
+
+def build(
+    *,
+    batch_size: int,
+    seed: int,
+    name: str,
+    split: str = "train",
+    validation_split: str | None = None,
+    data_dir: str | None = None,
+    download: bool = False,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    crop_area: float | None = 0.08,
+    flip: bool = True,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    randaugment: int = 0,
+    magnitude: int = 9,
+    center: float = 0.875,
+    buffer: int = 10_000,
+    shuffle: bool = True,
+    on_error: OnError = "fail",
+    stall_seconds: float = STALL_SECONDS,
+) -> Data:
+    """x float32 (height, width, channels) in [0, 1], y int32; with mixtures y float32 (classes,).
+
+    The order is that of `mpt.data.shards`.
+
+    Args:
+        batch_size: rows in a training batch.
+        seed: of the order, and of what is random of an image and of the mixtures.
+        name: of the dataset, as TensorFlow Datasets has it: NAME, NAME/CONFIG, NAME:1.0.0.
+        split: a split string of its, as `train` or `train[:90%]`.
+        validation_split: the like; null takes the split `validation`, else `test`, else none.
+        data_dir: that holds prepared datasets; null takes TFDS_DATA_DIR, else
+            ~/tensorflow_datasets.
+        download: let TensorFlow Datasets download and prepare what is not there.
+        image_key: the feature that is x; null takes the first of `as_supervised`.
+        label_key: the feature that is y; null takes the second of `as_supervised`.
+        size: that the model gets, pixels: of both sides, or (height, width); null takes the images
+            as they are, without crops and mirroring.
+        channels: 1 or 3; images of other channels are converted. null takes those of the images.
+        crop_area: smallest share of an image's area in a training image's random crop; null takes
+            the centre, as validation does.
+        flip: mirror half of the training images, left for right.
+        mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
+        cutmix: alpha of the Beta distribution of what a box from another image leaves; 0 cuts
+            nothing. With mixup too, each batch has one of them, by half.
+        randaugment: operations of RandAugment on each training image; 0 does none.
+        magnitude: of these operations, 0 to 30.
+        center: share of a side that is kept around the centre in validation.
+        buffer: records from which the next one is drawn.
+        shuffle: a new order for each epoch.
+        on_error: fail refuses a truncated file; skip takes the records before the break. An image
+            that cannot be decoded ends the run.
+        stall_seconds: a batch that takes longer to come is taken for one that never will.
+
+    Raises:
+        ConfigurationError: the package or the data are not there, the data are not images of
+            classes, or values out of range.
+    """
+    checks.batch(batch_size)
+    builder = prepared(name, data_dir, download)
+    image_key, label_key = _keys(builder.info, image_key, label_key)
+    augmentation = _augmentation(
+        builder.info.features[image_key],
+        size,
+        channels,
+        Augmentation((1, 1), 3, crop_area, flip, mixup, cutmix, randaugment, magnitude, center),
+    )
+    classes = builder.info.features[label_key].num_classes
+    parse = _parser(builder.info.features, image_key, label_key, classes)
+    left_out = LeftOut()
+    held_out_name = _held_out(builder.info, validation_split)
+    train, held_out = (
+        Shards(_parts(builder.info, each, key, on_error, left_out), parse, classes)
+        for each, key in ((split, "split"), (held_out_name, "validation_split"))
+    )
+    checks.enough(train.rows, batch_size, f"{name}, {split}", left_out.warning)
+    return shards.as_data(
+        train,
+        held_out,
+        augmentation,
+        name=name,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        buffer=buffer,
+        held_out_name=held_out_name or "none",
+        left_out=left_out,
+        warnings=_shared(train, held_out),
+        stall_seconds=stall_seconds,
+    )
+
+
+def _keys(info: Any, image_key: str | None, label_key: str | None) -> tuple[str, str]:
+    """The features that are x and y: one of images, and one of classes."""
+    features = info.features
+    names = list(features) if hasattr(features, "keys") else []
+    supervised = info.supervised_keys
+    if image_key is None or label_key is None:
+        plain = isinstance(supervised, tuple | list) and len(supervised) == 2
+        if not plain or not all(isinstance(key, str) for key in supervised):
+            raise ConfigurationError(
+                f"{info.name} does not say which of its features are x and y",
+                where="dataset.image_key",
+                allowed=names,
+                remedy="give dataset.image_key and dataset.label_key",
+            )
+        image_key, label_key = image_key or supervised[0], label_key or supervised[1]
+    tfds = package()
+    for key, name, kind, what in (
+        ("image_key", image_key, tfds.features.Image, "an image"),
+        ("label_key", label_key, tfds.features.ClassLabel, "a class label"),
+    ):
+        where = f"dataset.{key}"
+        if name not in names:
+            raise ConfigurationError(
+                f"{info.name} has no feature {name!r}", where=where, allowed=names, value=name
+            )
+        feature = features[name]
+        if not isinstance(feature, kind):
+            raise ConfigurationError(
+                f"the feature {name!r} of {info.name} is {type(feature).__name__}, not {what}",
+                where=where,
+                allowed=[each for each in names if isinstance(features[each], kind)],
+                remedy=OWN_FUNCTION,
+            )
+    if features[image_key].np_dtype != "uint8":
+        raise ConfigurationError(
+            f"the images of {info.name} are {features[image_key].np_dtype}, not bytes",
+            where="dataset.image_key",
+            allowed=["uint8"],
+            remedy=OWN_FUNCTION,
+        )
+    if features[label_key].num_classes is None:
+        raise ConfigurationError(
+            f"the feature {label_key!r} of {info.name} does not tell its number of classes",
+            where="dataset.label_key",
+        )
+    return image_key, label_key
+
+
+def _augmentation(
+    image: Any, size: int | Sequence[int] | None, channels: int | None, asked: Augmentation
+) -> Augmentation:
+    """`asked` for images of that size and those channels; None takes them as they are.
+
+    Args:
+        image: the feature.
+    """
+    height, width, depth = image.shape
+    if channels is None:
+        channels = 1 if depth == 1 else 3
+    if size is not None:
+        return replace(asked, size=sides_of(size), channels=channels)
+    if height is None or width is None:
+        raise ConfigurationError(
+            "the images are of different sizes",
+            where="dataset.size",
+            remedy="set dataset.size to what the model gets, as dataset.size=224",
+        )
+    return replace(
+        asked, size=(height, width), channels=channels, area=None, flip=False, center=1.0
+    )
+
+
+def _parser(
+    features: Any, image_key: str, label_key: str, classes: int
+) -> Callable[[Any], tuple[Any, Any]]:
+    """A function from a record to the encoded image and the label."""
+    tfds = package()
+    read = tfds.features.FeaturesDict({key: features[key] for key in (image_key, label_key)})
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+
+    def parse(record: Any) -> tuple[Any, Any]:
+        example = read.deserialize_example(record, decoders=decoders)
+        return example[image_key], shards.checked_label(example[label_key], 0, classes)
+
+    return parse
+
+
+def _held_out(info: Any, asked: str | None) -> str | None:
+    """The split to validate on."""
+    return asked or next((name for name in HELD_OUT if name in info.splits), None)
+
+
+def _parts(
+    info: Any, split: str | None, key: str, on_error: OnError, left_out: LeftOut
+) -> tuple[Part, ...]:
+    """The records of a split, in their files.
+
+    Raises:
+        ConfigurationError: there is no such split; a file is not TFRecords, is not there or ends
+            within a record, and that is not to be skipped.
+    """
+    if split is None:
+        return ()
+    if info.file_format is not None and info.file_format.value != "tfrecord":
+        raise ConfigurationError(
+            f"{info.name} is prepared as {info.file_format.value}",
+            where="dataset.data_dir",
+            allowed=["tfrecord"],
+            remedy="prepare it as TFRecords, TensorFlow Datasets' default",
+        )
+    found: list[Part] = []
+    whole: dict[Path, int] = {}
+    for instruction in _instructions(info, split, key):
+        file = Path(str(instruction.filename))
+        if file not in whole:
+            whole[file] = shards.whole_records(file)[0] if file.is_file() else 0
+        first, count = instruction.skip, instruction.take
+        there = min(count, max(0, whole[file] - first))
+        if there < count:
+            what = f"{file.name} ends after {whole[file]} whole records"
+            if not file.is_file():
+                what = f"{file.name} is not there"
+            if on_error == "fail":
+                raise ConfigurationError(
+                    f"{what}, and {first + count} are to be read",
+                    where=str(file),
+                    remedy="prepare the dataset again, or set dataset.on_error=skip to take the "
+                    "records before the break",
+                )
+            left_out.add(what, count - there)
+        left_out.of += count
+        if there:
+            found.append(Part(file, there, first))
+    return tuple(found)
+
+
+def _instructions(info: Any, split: str, key: str) -> Sequence[Any]:
+    """TensorFlow Datasets' own: which records of which files make up `split`."""
+    for part in split.split("+"):
+        name = part.partition("[")[0].strip()
+        if name not in info.splits and name != "all":
+            raise ConfigurationError(
+                f"{info.name} has no split {name!r}",
+                where=f"dataset.{key}",
+                allowed=list(info.splits),
+                value=name,
+            )
+    try:
+        return info.splits[split].file_instructions
+    except Exception as error:  # of many kinds
+        raise ConfigurationError(
+            f"{split!r} is no split of {info.name}: {said(error)}",
+            where=f"dataset.{key}",
+            allowed=[*info.splits, "train[:90%]", "train[1000:2000]", "train+test"],
+        ) from error
+
+
+def _shared(train: Shards, held_out: Shards) -> tuple[str, ...]:
+    """A warning where examples are in both."""
+    shared = sum(
+        max(0, min(one.first + one.count, two.first + two.count) - max(one.first, two.first))
+        for one in train.parts
+        for two in held_out.parts
+        if one.file == two.file
+    )
+    if not shared:
+        return ()
+    return (
+        f"{shared} of the {held_out.rows} validation examples are training examples too: see "
+        "dataset.split and dataset.validation_split",
+    )
