@@ -52,7 +52,8 @@ def _reach(name: str, builder: Any) -> None:
     """Refuse where the first of the dataset's addresses does not answer."""
     import requests  # which TensorFlow Datasets needs
 
-    address = next((url for url in builder.url_infos if url.startswith("http")), None)
+    known = builder.url_infos or ()  # None where the dataset lists none
+    address = next((url for url in known if url.startswith("http")), None)
     if address is None:
         return
     try:

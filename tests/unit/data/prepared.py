@@ -22,8 +22,12 @@ def prepare(
     features=None,
     supervised=("image", "label"),
     file_format=None,
+    prepared=True,
 ):
-    """Write the examples of `splits`, a name to (key, example) each, below `root`."""
+    """Write the examples of `splits`, a name to (key, example) each, below `root`.
+
+    Without `prepared` they are written where `download_and_prepare` is called.
+    """
     features = features or tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -49,6 +53,7 @@ def prepare(
     if config is not None:
         Written.BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)]
     builder = Written(data_dir=str(root), config=config)
-    settings = tfds.download.DownloadConfig(num_shards=shards)
-    builder.download_and_prepare(download_config=settings, file_format=file_format)
+    if prepared:
+        settings = tfds.download.DownloadConfig(num_shards=shards)
+        builder.download_and_prepare(download_config=settings, file_format=file_format)
     return builder

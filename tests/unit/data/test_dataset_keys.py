@@ -16,6 +16,7 @@ NEEDED = {
     "text": ["dataset.path=a.txt"],
     "image_folder": ["dataset.path=images"],
     "tfrecord": ["dataset.path=shards"],
+    "tfds": ["dataset.name=mnist"],
 }
 
 
