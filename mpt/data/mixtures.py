@@ -90,10 +90,11 @@ def cut(
     half = tf.cast(tf.sqrt(1 - weight) * sides, tf.int32) // 2
     first = tf.clip_by_value(centre - half, 0, [height, width])
     last = tf.clip_by_value(centre + half, 0, [height, width])
-    rows, columns = tf.range(height), tf.range(width)
-    inside = ((rows >= first[0]) & (rows < last[0]))[:, tf.newaxis]
-    inside &= (columns >= first[1]) & (columns < last[1])
-    x = tf.where(inside[tf.newaxis, ..., tf.newaxis], tf.reverse(x, [0]), x)
+    (top, left), (bottom, right) = tf.unstack(first), tf.unstack(last)
+    rows = x[:, top:bottom]
+    box = tf.reverse(rows[:, :, left:right], [0])
+    rows = tf.concat([rows[:, :, :left], box, rows[:, :, right:]], 2)
+    x = tf.ensure_shape(tf.concat([x[:, :top], rows, x[:, bottom:]], 1), x.shape)
     share = tf.cast(tf.reduce_prod(last - first), tf.float32) / (height * width)
     return x, (1 - share) * y + share * tf.reverse(y, [0])
 

@@ -105,17 +105,23 @@ def brightness(image: tf.Tensor, factor: float) -> tf.Tensor:
 
 def color(image: tf.Tensor, factor: float) -> tf.Tensor:
     """Grey at 0, `image` at 1."""
-    return image if image.shape[2] == 1 else _blended(_grey(image), image, factor)
+    import tensorflow as tf
+
+    if image.shape[2] == 1:
+        return image
+    planes = tf.transpose(
+        image, [2, 0, 1]
+    )  # what is of one value a pixel, or a channel, is fast so
+    return tf.transpose(_blended(_grey(image), planes, factor), [1, 2, 0])
 
 
 def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
     """At 0 the mean grey, `image` at 1."""
     import tensorflow as tf
 
-    grey = tf.cast(_grey(image), tf.int64)
     pixels = image.shape[0] * image.shape[1]
-    mean = (2 * tf.reduce_sum(grey) + pixels) // (2 * pixels)
-    return _blended(mean, image, factor)
+    total = tf.reduce_sum(tf.cast(_grey(image), tf.int64))
+    return _blended((2 * total + pixels) // (2 * pixels), image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
@@ -125,10 +131,10 @@ def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
     height, width = image.shape[:2]
     if min(height, width) < 3:
         return image
-    whole = tf.cast(image, tf.int32)
+    whole = tf.cast(image, tf.float32)
     sums = whole[:-2] + whole[1:-1] + whole[2:]
     sums = sums[:, :-2] + sums[:, 1:-1] + sums[:, 2:] + 4 * whole[1:-1, 1:-1]
-    smooth = (2 * sums + 13) // 26
+    smooth = tf.floor((sums + 6.5) * (1 / 13))
     inner = _blended(smooth, image[1:-1, 1:-1], factor)
     rows = tf.concat([image[1:-1, :1], inner, image[1:-1, -1:]], 1)
     return tf.concat([image[:1], rows, image[-1:]], 0)
@@ -145,17 +151,20 @@ def solarize(image: tf.Tensor, threshold: float) -> tf.Tensor:
     """Values from `threshold` on turned into their opposite."""
     import tensorflow as tf
 
-    return tf.where(image < math.ceil(threshold), image, 255 - image)
+    turned = tf.cast(image >= math.ceil(threshold), tf.uint8)
+    return tf.bitwise.bitwise_xor(image, 255 * turned)
 
 
 def autocontrast(image: tf.Tensor) -> tf.Tensor:
     """Each channel stretched to 0 to 255; one of a single value stays."""
     import tensorflow as tf
 
-    whole = tf.cast(image, tf.float32)
-    low, high = tf.reduce_min(whole, [0, 1]), tf.reduce_max(whole, [0, 1])
-    stretched = tf.floor(255 * (whole - low) / tf.maximum(high - low, 1))
-    return tf.cast(tf.where(high > low, stretched, whole), tf.uint8)
+    planes = tf.cast(tf.transpose(image, [2, 0, 1]), tf.float32)
+    low = tf.reduce_min(planes, [1, 2], keepdims=True)
+    high = tf.reduce_max(planes, [1, 2], keepdims=True)
+    stretched = tf.floor(255 * (planes - low) / tf.maximum(high - low, 1))
+    planes = tf.where(high > low, stretched, planes)
+    return tf.transpose(tf.cast(planes, tf.uint8), [1, 2, 0])
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
@@ -180,15 +189,15 @@ def _equalized(channel: tf.Tensor) -> tf.Tensor:
 
 
 def _grey(image: tf.Tensor) -> tf.Tensor:
-    """The luma of each pixel: int32 (height, width, 1)."""
+    """The luma of each pixel: float32 (height, width), whole numbers."""
     import tensorflow as tf
 
-    whole = tf.cast(image, tf.int32)
-    if image.shape[2] == 1:
-        return whole
-    red, green, blue = tf.unstack(whole, axis=2)
-    luma = GREY[0] * red + GREY[1] * green + GREY[2] * blue + 2**15
-    return tf.bitwise.right_shift(luma, 16)[..., tf.newaxis]
+    planes = [tf.cast(plane, tf.float32) for plane in tf.unstack(image, axis=2)]
+    if len(planes) == 1:
+        return planes[0]
+    # Sums below 2**24, which float32 holds.
+    luma = sum(weight * plane for weight, plane in zip(GREY, planes, strict=True)) + 2**15
+    return tf.floor(luma / 2**16)
 
 
 def _blended(degenerate: tf.Tensor | int, image: tf.Tensor, factor: float) -> tf.Tensor:

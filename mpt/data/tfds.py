@@ -120,8 +120,10 @@ def build(
 
 def _keys(info: Any, image_key: str | None, label_key: str | None) -> tuple[str, str]:
     """The features that are x and y: one of images, and one of classes."""
+    tfds = package()
     features = info.features
-    names = list(features) if hasattr(features, "keys") else []
+    # A sequence of examples has the keys of one, too.
+    names = sorted(features) if isinstance(features, tfds.features.FeaturesDict) else []
     supervised = info.supervised_keys
     if image_key is None or label_key is None:
         plain = isinstance(supervised, tuple | list) and len(supervised) == 2
@@ -133,7 +135,6 @@ def _keys(info: Any, image_key: str | None, label_key: str | None) -> tuple[str,
                 remedy="give dataset.image_key and dataset.label_key",
             )
         image_key, label_key = image_key or supervised[0], label_key or supervised[1]
-    tfds = package()
     for key, name, kind, what in (
         ("image_key", image_key, tfds.features.Image, "an image"),
         ("label_key", label_key, tfds.features.ClassLabel, "a class label"),

@@ -80,7 +80,7 @@ def prepared(name: str, data_dir: str | None, download: bool) -> Any:
     wanted = _reference(name)
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_FOLDER).expanduser()
     tfds = package()
-    if not root.is_dir() and not download:
+    if data_dir is not None and not root.is_dir() and not download:
         raise ConfigurationError(
             f"there is no folder {root}",
             where="dataset.data_dir",

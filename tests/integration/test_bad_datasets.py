@@ -90,6 +90,10 @@ def odd_text():
     Path("ids.bin").write_bytes(b"abc")
 
 
+def nothing():
+    """What is refused is a name."""
+
+
 def labels_beyond():
     np.savez("data.npz", x=np.ones((40, 8), np.float32), y=np.arange(40) % 5)
 
@@ -114,6 +118,18 @@ def labels_beyond():
             ("dataset=arrays", "dataset.path=data.npz", "dataset.classes=4", "model=mlp"),
             "data.npz (y)",
             "label outside [0, 4)",
+        ),
+        (
+            nothing,
+            ("dataset=tfds", "dataset.name=huggingface:mnist", "dataset.download=true", *CNN),
+            "dataset.name",
+            "its code would be downloaded and run",
+        ),
+        (
+            nothing,
+            ("dataset=tfds", "dataset.name=mnist", "dataset.data_dir=absent", *CNN),
+            "dataset.data_dir",
+            "there is no folder absent",
         ),
         (shards(0, 1, 2), (*SHARDS, *CNN), "dataset", "label outside [1, 4)"),
         (shards(1, 2, 4), (*SHARDS, *CNN), "dataset", "label outside [1, 4)"),

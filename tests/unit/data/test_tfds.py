@@ -272,6 +272,36 @@ def test_a_folder_that_is_not_there(tmp_path):
     assert "there is no folder" in str(error)
 
 
+def test_a_misspelt_name_is_told_where_nothing_was_ever_prepared(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "absent"))
+    for name, says in (("mnits", "did you mean 'mnist'"), ("mnist", "dataset.download=true")):
+        with pytest.raises(ConfigurationError, match=says):
+            tfds.build(name=name, batch_size=4, seed=0)
+
+
+def test_features_that_are_no_mapping_are_refused(tmp_path):
+    features = FEATURES.Sequence(small(3))
+    examples = [(0, [each for _, each in images(range(4))])]
+    prepare(tmp_path, {"train": examples}, features=features, supervised=None)
+    assert refused(tmp_path).where == "dataset.image_key"
+    error = refused(tmp_path, image_key="image", label_key="label")
+    assert "no feature 'image'" in str(error)
+
+
+def test_a_run(mpt, written):
+    done = mpt(
+        *("train", "dataset=tfds", "dataset.name=shapes", f"dataset.data_dir={written}"),
+        *("dataset.size=16", "dataset.cutmix=1", "dataset.randaugment=1", "model=cnn"),
+        *("model.filters=2", "device=cpu", "batch_size=4", "trainer.steps=4"),
+        *("trainer.epochs=null", "telemetry.tensorboard=false", "run_dir=run"),
+    )
+    assert done.code == 0, done.err
+    assert "data         shapes, 27 training and 5 validation examples" in done.out + done.err
+    assert "warning" not in (done.out + done.err).lower()
+    report = json.loads(Path("run/report.json").read_text())
+    assert (report["data"]["name"], report["data"]["train_examples"]) == ("shapes", 27)
+
+
 def test_the_folder_of_the_environment(written, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(written))
     data = tfds.build(name="shapes", batch_size=4, seed=0, size=8)
