@@ -12,7 +12,7 @@ from mpt.data.broken import LeftOut, OnError
 from mpt.data.pictures import Augmentation, sides_of
 from mpt.data.pipeline import STALL_SECONDS
 from mpt.data.shards import Part, Shards
-from mpt.data.tfds_prepared import package, prepared, said
+from mpt.data.tfds_prepared import Reference, package, prepared, said
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def build(
     batch_size: int,
     seed: int,
     name: str,
+    config: str | None = None,
+    version: str | None = None,
     split: str = "train",
     validation_split: str | None = None,
     data_dir: str | None = None,
@@ -54,7 +56,9 @@ def build(
     Args:
         batch_size: rows in a training batch.
         seed: of the order, and of what is random of an image and of the mixtures.
-        name: of the dataset, as TensorFlow Datasets has it: NAME, NAME/CONFIG, NAME:1.0.0.
+        name: of the dataset, as TensorFlow Datasets has it.
+        config: of several that the dataset has; null takes the only one.
+        version: three numbers, or * for any; null takes the newest that is there.
         split: a split string of its, as `train` or `train[:90%]`.
         validation_split: the like; null takes the split `validation`, else `test`, else none.
         data_dir: that holds prepared datasets; null takes TFDS_DATA_DIR, else
@@ -85,7 +89,8 @@ def build(
             classes, or values out of range.
     """
     checks.batch(batch_size)
-    builder = prepared(name, data_dir, download)
+    wanted = Reference(name, config, version)
+    builder = prepared(wanted, data_dir, download)
     image_key, label_key = _keys(builder.info, image_key, label_key)
     augmentation = _augmentation(
         builder.info.features[image_key],
@@ -101,7 +106,7 @@ def build(
         Shards(_parts(builder.info, each, key, on_error, left_out), parse, classes)
         for each, key in ((split, "split"), (held_out_name, "validation_split"))
     )
-    checks.enough(train.rows, batch_size, f"{name}, {split}", left_out.warning)
+    checks.enough(train.rows, batch_size, f"{wanted}, {split}", left_out.warning)
     return shards.as_data(
         train,
         held_out,

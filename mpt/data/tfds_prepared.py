@@ -32,19 +32,24 @@ WITH_ALLOW = (
     "dataset.function=my.py:load"
 )
 
-_NAME = re.compile(
-    r"(?P<name>\w+)(/(?P<config>\w[\w+\-.]*))?(:(?P<version>(\d+|\*)\.(\d+|\*)\.(\d+|\*)))?"
-)
+_NAME, _CONFIG = re.compile(r"\w+"), re.compile(r"\w[\w+\-.]*")
+_WANTED = re.compile(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A dataset, as TensorFlow Datasets names it: NAME, NAME/CONFIG, NAME:1.0.0."""
+    """A dataset, which TensorFlow Datasets writes as NAME/CONFIG:1.0.0.
+
+    Attributes:
+        name: of the dataset.
+        config: of several that it has; None takes the only one.
+        version: three numbers, or * for any; None takes the newest.
+    """
 
     name: str
-    config: str | None
-    version: str | None
+    config: str | None = None
+    version: str | None = None
 
     def __str__(self) -> str:
         config = f"/{self.config}" if self.config else ""
@@ -64,11 +69,11 @@ def package() -> Any:
     return tensorflow_datasets
 
 
-def prepared(name: str, data_dir: str | None, download: bool) -> Any:
+def prepared(wanted: Reference, data_dir: str | None, download: bool) -> Any:
     """TensorFlow Datasets' `ReadOnlyBuilder` of the prepared dataset.
 
     Args:
-        name: NAME, NAME/CONFIG, NAME:1.0.0.
+        wanted: the dataset.
         data_dir: that holds prepared datasets; None takes TFDS_DATA_DIR, else
             ~/tensorflow_datasets.
         download: prepare what is not there.
@@ -77,7 +82,7 @@ def prepared(name: str, data_dir: str | None, download: bool) -> Any:
         ConfigurationError: a name that is none, or a community's; the package or the data are not
             there; they cannot be read, or have features of others.
     """
-    wanted = _reference(name)
+    _check_names(wanted)
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_FOLDER).expanduser()
     tfds = package()
     if data_dir is not None and not root.is_dir() and not download:
@@ -109,23 +114,27 @@ def prepared(name: str, data_dir: str | None, download: bool) -> Any:
         ) from error
 
 
-def _reference(name: str) -> Reference:
-    """What `name` names, if that is one of TensorFlow Datasets' own."""
-    found = _NAME.fullmatch(name)
-    if found:
-        return Reference(found["name"], found["config"], found["version"])
-    if re.match(r"[\w\-]+:[A-Za-z]", name):
+def _check_names(wanted: Reference) -> None:
+    """Refuse what names nothing of TensorFlow Datasets' own."""
+    if re.match(rf"[\w\-]+:(?!{_WANTED.pattern}$)", wanted.name):
         raise ConfigurationError(
-            f"{name} is a community's dataset: its code would be downloaded and run",
+            f"{wanted.name} is a community's dataset: its code would be downloaded and run",
             where="dataset.name",
             allowed=["TensorFlow Datasets' own", "what lies prepared in dataset.data_dir"],
             remedy=WITH_ALLOW,
         )
-    raise ConfigurationError(
-        f"{name!r} is no name of a dataset",
-        where="dataset.name",
-        allowed=["NAME", "NAME/CONFIG", "NAME:1.0.0", "NAME/CONFIG:1.0.0"],
-    )
+    for key, value, pattern, like in (
+        ("name", wanted.name, _NAME, "mnist"),
+        ("config", wanted.config, _CONFIG, "matched-frequency"),
+        ("version", wanted.version, _WANTED, "3.0.1, 3.*.*"),
+    ):
+        if value is not None and not pattern.fullmatch(value):
+            raise ConfigurationError(
+                f"{value!r} is no {key} of a dataset",
+                where=f"dataset.{key}",
+                allowed=[f"such as {like}"],
+                remedy="give NAME/CONFIG:1.0.0 as dataset.name, dataset.config and dataset.version",
+            )
 
 
 def _folder(wanted: Reference, root: Path) -> Path | None:
@@ -143,8 +152,8 @@ def _folder(wanted: Reference, root: Path) -> Path | None:
     if len(configs) > 1:
         raise ConfigurationError(
             f"{wanted} has several configurations in {root}",
-            where="dataset.name",
-            allowed=[f"{wanted.name}/{entry.name}" for entry in configs],
+            where="dataset.config",
+            allowed=[entry.name for entry in configs],
         )
     return _newest(configs[0], wanted.version) if configs else None
 

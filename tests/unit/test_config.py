@@ -20,6 +20,7 @@ NEEDED = {
     "dataset/image_folder.yaml": ["dataset.path=photos"],
     "dataset/text.yaml": ["dataset.path=a.txt"],
     "dataset/tfrecord.yaml": ["dataset.path=shards"],
+    "dataset/tfds.yaml": ["dataset.name=mnist"],
 }
 OF_ONE_S_OWN_DATA = ("gpt2_small", "imagenet_resnet50", "vit_small")
 
