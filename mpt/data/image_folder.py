@@ -124,7 +124,7 @@ def build(
 
     checks.batch(batch_size)
     augmentation = Augmentation(
-        sides_of(size), channels, crop_area, flip, mixup, cutmix, randaugment, magnitude, center
+        sides_of(size), channels, crop_area, flip, mixup, center, cutmix, randaugment, magnitude
     )
     files, held_out, source = _parts(Path(path).expanduser(), validation_fraction, examples)
     classes = len(_class_folders(files.folder))

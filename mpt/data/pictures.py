@@ -39,10 +39,10 @@ class Augmentation:
             are those that validation has.
         flip: mirror half of the training images, left for right.
         mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
+        center: share of a side that is kept around the centre where nothing is random.
         cutmix: alpha of the Beta distribution of what a box leaves of an image; 0 cuts nothing.
         randaugment: operations on each training image; 0 does none.
         magnitude: of these operations, 0 to 30.
-        center: share of a side that is kept around the centre where nothing is random.
     """
 
     size: tuple[int, int]
@@ -50,10 +50,10 @@ class Augmentation:
     area: float | None = 0.08
     flip: bool = True
     mixup: float = 0.0
+    center: float = 0.875
     cutmix: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
-    center: float = 0.875
 
     @property
     def mixes(self) -> bool:

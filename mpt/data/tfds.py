@@ -96,7 +96,7 @@ def build(
         builder.info.features[image_key],
         size,
         channels,
-        Augmentation((1, 1), 3, crop_area, flip, mixup, cutmix, randaugment, magnitude, center),
+        Augmentation((1, 1), 3, crop_area, flip, mixup, center, cutmix, randaugment, magnitude),
     )
     classes = builder.info.features[label_key].num_classes
     parse = _parser(builder.info.features, image_key, label_key, classes)

@@ -86,7 +86,7 @@ def build(
     """
     checks.batch(batch_size)
     augmentation = Augmentation(
-        sides_of(size), channels, crop_area, flip, mixup, cutmix, randaugment, magnitude, center
+        sides_of(size), channels, crop_area, flip, mixup, center, cutmix, randaugment, magnitude
     )
     folder = Path(path).expanduser()
     left_out = LeftOut()
