@@ -18,11 +18,11 @@ from mpt.data.errors import first_batch
 from mpt.errors import ConfigurationError
 from mpt.preparation import prepare
 from mpt.run_folder import PARTIAL
-from mpt.schema import TrainConfig
+from mpt.schema import FLOAT8, TrainConfig
 
-TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-9}
+TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-9, FLOAT8: 0.2}
 """Of the outputs' largest size, by the dtype that the model computes in: its kernels may be fused
-otherwise, and round otherwise."""
+otherwise, and round otherwise. Two neighbours in float8's E4M3 differ by up to an eighth."""
 
 
 def run(
@@ -70,7 +70,8 @@ def run(
             with precision.unfused(model), contextlib.redirect_stdout(io.StringIO()):
                 model.export(aside, verbose=False)
             difference, size = _difference(model, aside, x)
-            allowed = TOLERANCE[prepared.compute_dtype] * size
+            dtype = FLOAT8 if prepared.choice.float8 else prepared.compute_dtype
+            allowed = TOLERANCE[dtype] * size
             if not difference <= allowed:
                 console.error(
                     f"The exported model differs from the Keras model: by {difference:.3g} in "
@@ -84,7 +85,7 @@ def run(
         ) from error
     rows = keras.tree.flatten(x)[0].shape[0]
     print(
-        f"policy       {prepared.choice.policy}\n"
+        f"policy       {prepared.choice.name}\n"
         f"checked      the outputs of {rows} examples differ by {difference:.3g} from the Keras "
         f"model's, of up to {size:.3g}\n"
         f"saved model: {target}"

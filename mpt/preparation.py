@@ -21,6 +21,7 @@ from mpt.run_folder import MODEL
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
 from mpt.telemetry.histograms import ExponentHistograms, Watched
+from mpt.variables import is_overwritten
 from mpt.workers import ALONE, Team
 
 OF_THE_STRATEGY = ("strategy", "worker_seconds")
@@ -119,7 +120,7 @@ def prepare(
     data = class_weights.weighted(data, config.class_weight)
     total_steps = config.trainer.steps or (config.trainer.epochs or 0) * data.steps_per_epoch
     with strategy.scope():
-        model = _model(config, choice, data, allow, trained=trained)
+        model, loading = _model(config, choice, data, allow, trained=trained)
         optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
         _compile(config, model, optimizer, data, allow)
         batch = first_batch(data)
@@ -146,7 +147,7 @@ def prepare(
             instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
             for i, node in enumerate(config.trainer.callbacks)
         ],
-        warnings=[*choice.warnings, *precision.notes(model), *warnings, *data.warnings],
+        warnings=[*choice.warnings, *precision.notes(model), *loading, *warnings, *data.warnings],
         team=team,
     )
 
@@ -164,23 +165,28 @@ def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.
 
 def _model(
     config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...], *, trained: bool
-) -> keras.Model:
-    """The model under its policy, with the weights it starts from."""
+) -> tuple[keras.Model, list[str]]:
+    """The model under its policy, with the weights it starts from; and warnings about those."""
     model = precision.build(
         lambda: instantiate.call(
             config.model, where="model", allow=allow, shape=data.shape, classes=data.classes
         ),
         policy=choice.policy,
+        in_float8=choice.float8,
         head=config.precision.head,
         overrides=config.precision.overrides,
     )
-    if config.init_from is not None and not trained:
-        _load_weights(model, Path(config.init_from))
-    return model
+    if config.init_from is None or trained:
+        return model, []
+    return model, _load_weights(model, Path(config.init_from))
 
 
-def _load_weights(model: keras.Model, path: Path) -> None:
-    """Start from the weights in a .keras or .weights.h5 file, or in a run's folder."""
+def _load_weights(model: keras.Model, path: Path) -> list[str]:
+    """Start from the weights in a .keras or .weights.h5 file, or in a run's folder.
+
+    Returns:
+        What the user should know of it.
+    """
     file = path / MODEL if path.is_dir() else path
     where = f"init_from={path}"
     if not file.is_file():
@@ -189,9 +195,8 @@ def _load_weights(model: keras.Model, path: Path) -> None:
         if file.suffix == ".keras":
             _check_archive(file)
             source = keras.saving.load_model(file, compile=False, safe_mode=True)
-            model.set_weights(source.get_weights())
-        else:
-            model.load_weights(file)
+            return _take_weights(model, source)
+        model.load_weights(file)
     except (MemoryError, tf.errors.ResourceExhaustedError):
         raise
     except Exception as error:  # a file of whatever origin can make Keras raise anything
@@ -200,6 +205,37 @@ def _load_weights(model: keras.Model, path: Path) -> None:
             where=where,
             remedy="name a file saved from a model of the same layers and shapes",
         ) from error
+    return []
+
+
+def _take_weights(model: keras.Model, source: keras.Model) -> list[str]:
+    """Give `model` the weights of one whose products may be in float8 where its own are not.
+
+    Scales that only one of them has stay as they are: that is what it says.
+    """
+    (own, scales), (given, others) = _weights_and_scales(model), _weights_and_scales(source)
+    if [tuple(w.shape) for w in own] != [tuple(w.shape) for w in given]:
+        raise ValueError(f"{len(given)} weights of other shapes than the model's {len(own)}")
+    same = len(scales) == len(others)
+    if same:
+        own, given = own + scales, given + others
+    for weight, value in zip(own, given, strict=True):
+        weight.assign(value)
+    if scales and not same:
+        return ["the weights were not trained in these layers' float8: its scales start at 1."]
+    return []
+
+
+def _weights_and_scales(model: keras.Model) -> tuple[list[keras.Variable], list[keras.Variable]]:
+    """The model's weights, and float8's scales by themselves: a loaded layer lists those first."""
+    weights = [weight for weight in model.weights if not is_overwritten(weight)]
+    scales = [
+        scale
+        for _, layer in precision.walk(model)
+        for scale in sorted(layer._trainable_variables, key=lambda variable: variable.name)
+        if is_overwritten(scale)
+    ]
+    return weights, scales
 
 
 def _check_archive(file: Path) -> None:
@@ -264,7 +300,7 @@ def _histograms(config: TrainConfig, model: keras.Model) -> ExponentHistograms |
     telemetry = config.telemetry
     if not (telemetry.gradients and telemetry.tensorboard and telemetry.histogram_every):
         return None
-    trained = {id(variable) for variable in model.trainable_variables}
+    trained = {id(v) for v in model.trainable_variables if not is_overwritten(v)}
     watched = [
         Watched(path, own, layer.compute_dtype)
         for path, layer in precision.walk(model)

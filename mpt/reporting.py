@@ -18,6 +18,7 @@ from mpt.stopping import Best
 from mpt.telemetry.compute import Compute
 from mpt.training import Training
 from mpt.tuning import StepsPerExecution
+from mpt.variables import parameters
 
 WORTH_SAYING_SECONDS = 5.0
 """Of waiting; a shorter run has more to gain elsewhere."""
@@ -146,7 +147,7 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         fused_batch_norm=config.precision.fused_batch_norm,
         table=prepared.table,
     )
-    result.model.parameters = prepared.model.count_params()
+    result.model.parameters = parameters(prepared.model.weights)
     result.data = report.Data(
         name=data.name,
         train_examples=data.train_examples,

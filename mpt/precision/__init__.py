@@ -11,6 +11,7 @@ input to; `walk` lists its layers with their paths.
 
 from mpt.precision.audit import verify
 from mpt.precision.choice import Choice, choose
+from mpt.precision.float8 import in_float8
 from mpt.precision.fused import fuse, unfuse, unfused
 from mpt.precision.inputs import first_cast
 from mpt.precision.layers import is_container, walk
@@ -27,6 +28,7 @@ __all__ = [
     "computing_in",
     "first_cast",
     "fuse",
+    "in_float8",
     "is_container",
     "notes",
     "policies_under",

@@ -35,7 +35,7 @@ def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[s
     rows = [
         ("run", report.name),
         ("device", f"{device.kind or NOT_MEASURED}: {', '.join(described)}"),
-        ("precision", f"{precision.policy} ({precision.reason}){_tf32(report)}"),
+        ("precision", f"{precision.name} ({precision.reason}){_tf32(report)}"),
         ("loss scale", _loss_scale_settings(report)),
         ("model", _model(report)),
         ("data", _data(report)),
