@@ -267,6 +267,15 @@ def _check_trainer(trainer: TrainerConfig) -> None:
             allowed=["auto", "true", "false"],
             value=trainer.jit_compile,
         )
+    for index, pattern in enumerate(trainer.rematerialize):
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error) as error:
+            raise ConfigurationError(
+                f"{pattern!r} is no pattern: {error}",
+                where=f"trainer.rematerialize[{index}]",
+                remedy="write a regular expression, as 'block\\d+_'",
+            ) from None
     for index, callback in enumerate(trainer.callbacks):
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
             raise ConfigurationError(

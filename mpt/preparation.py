@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run, checked by a dry run, before anything is written."""
 
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from mpt import device as devices
-from mpt import instantiate, objective, precision, replicas
+from mpt import instantiate, objective, precision, rematerialization, replicas
 from mpt.data import Data, class_weights
 from mpt.data.errors import first_batch
 from mpt.device import Device
@@ -17,6 +17,7 @@ from mpt.errors import ConfigurationError
 from mpt.leaving import killed_after
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision import Choice
+from mpt.rematerialization import Blocks
 from mpt.run_folder import MODEL
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
@@ -39,6 +40,7 @@ class Prepared:
         table: one row a layer: path, class, dtypes, and where its policy came from.
         total_steps: steps to train.
         warnings: what the user should know before it starts.
+        blocks: of the model, that keep nothing of their inside for the backward pass.
         team: who trains together with this process.
     """
 
@@ -56,6 +58,7 @@ class Prepared:
     best: Best
     callbacks: list[keras.callbacks.Callback]
     warnings: list[str]
+    blocks: Blocks = field(default_factory=list)
     team: Team = ALONE
 
     @property
@@ -128,6 +131,7 @@ def prepare(
         precision.verify(model, batch)
         if type(model).call is not keras.Model.call:  # else it has its own train_step alone
             _build(model, batch)
+        blocks = rematerialization.blocks(model, config.trainer.rematerialize)
         optimizer.build(model.trainable_variables)
         optimizer.histograms = _histograms(config, model)
     return Prepared(
@@ -148,6 +152,7 @@ def prepare(
             for i, node in enumerate(config.trainer.callbacks)
         ],
         warnings=[*choice.warnings, *precision.notes(model), *loading, *warnings, *data.warnings],
+        blocks=blocks,
         team=team,
     )
 

@@ -128,6 +128,11 @@ class TrainerConfig:
     prefetch_batches: int = key(
         0, "Batches that wait in a GPU's memory for their step; 0: none.", ge=0
     )
+    rematerialize: list[Any] = key(
+        [],
+        "Patterns of layers' paths; what one finds alike is a block whose inside is computed again "
+        "in the backward pass.",
+    )
     callbacks: list[Any] = key([], "Keras callbacks, each a node with _target_.")
     smoke_checks: bool = key(False, "Check the run's own invariants at its end.")
 

@@ -136,6 +136,12 @@ class Execution:
     steps_per_execution: int | None = item("Training steps a device call.")
     jit_compile: bool | None = item("Steps compiled with XLA.")
     strategy: str | None = item("tf.distribute strategy.")
+    rematerialized: list[str] = item(
+        "Blocks whose inside is computed again in the backward pass.",
+        list,
+        type="array",
+        items={"type": "string"},
+    )
     choice_reasons: dict[str, str] = item("Setting chosen by mpt: why.", dict)
 
 
