@@ -23,6 +23,7 @@ class Given:
     element_spec: Any
     classes: int | None = None
     name: str = "given"
+    ignores: bool = False
 
 
 def spec(shape: tuple[int, ...], dtype: Any = tf.float32) -> tf.TensorSpec:
