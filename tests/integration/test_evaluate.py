@@ -124,7 +124,7 @@ class TestExport:
         assert os.listdir("serving") == ["1"]
 
     def test_one_that_differs_is_not_kept(self, mpt, trained, monkeypatch):
-        monkeypatch.setattr("mpt.exporting.TOLERANCE", {"float32": -1.0})
+        monkeypatch.setattr("mpt.exporting.export.TOLERANCE", {"float32": -1.0})
         done = mpt("export", str(trained), "--to", "out")
         assert done.code == 1
         assert "differs from the Keras model" in done.err

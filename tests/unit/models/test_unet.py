@@ -89,8 +89,9 @@ class Network:
         for level in range(depth, 0, -1):
             x = np.concatenate([beside[level], self.up(x, f"up{level}")], axis=-1)
             x = self.pair(x, f"up{level}")
-        return np.einsum("bhwc,klcf->bhwf", x, self.weights["head/kernel"]) + (
-            self.weights["head/bias"]
+        return (
+            np.einsum("bhwc,klcf->bhwf", x, self.weights["head/kernel"])
+            + (self.weights["head/bias"])
         )
 
 
