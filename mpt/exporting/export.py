@@ -20,6 +20,7 @@ from mpt.errors import ConfigurationError
 from mpt.exporting import saved_model, tflite
 from mpt.preparation import Prepared, prepare
 from mpt.quiet import quiet
+from mpt.report.numbers import size
 from mpt.run_folder import PARTIAL
 from mpt.schema import TrainConfig
 
@@ -84,13 +85,14 @@ def run(
     try:
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=above) as folder:
             aside = Path(folder) / target.name
-            given = _written(prepared.model, aside, form, x, verbosity)
-            difference, size = _difference(prepared.model(x, training=False), given)
-            allowed = TOLERANCE["tflite" if form == "tflite" else prepared.compute_dtype] * size
+            expected = prepared.model(x, training=False)
+            given = _written(prepared.model, aside, form, x, expected, verbosity)
+            difference, largest = _difference(expected, given)
+            allowed = TOLERANCE["tflite" if form == "tflite" else prepared.compute_dtype] * largest
             if not difference <= allowed:
                 console.error(
                     f"The exported model differs from the Keras model: by {difference:.3g} in "
-                    f"outputs of up to {size:.3g}. It was not kept."
+                    f"outputs of up to {largest:.3g}. It was not kept."
                 )
                 return errors.FAILED
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,7 @@ def run(
         "policy": prepared.choice.policy,
         "examples": int(keras.tree.flatten(x)[0].shape[0]),
         "difference": difference,
-        "largest_output": size,
+        "largest_output": largest,
         "allowed_difference": allowed,
         "bytes": _bytes(target),
         "float32_weights_bytes": _float32_weights(prepared),
@@ -118,24 +120,26 @@ def run(
     return errors.OK
 
 
-def _written(model: keras.Model, aside: Path, form: str, x: Any, verbosity: int) -> list[Any]:
-    """Write the model to `aside`; its outputs for `x` from there."""
+def _written(
+    model: keras.Model, aside: Path, form: str, x: Any, expected: Any, verbosity: int
+) -> list[Any]:
+    """Write the model to `aside`; its outputs for `x` from there, in the order of `expected`."""
     if form == "saved_model":
         saved_model.write(model, aside)
         return saved_model.outputs(aside, x)
     with contextlib.nullcontext() if verbosity > 0 else quiet(kept=False):
         tflite.write(model, aside)
-        return tflite.outputs(aside, x, model)
+        return tflite.outputs(aside, x, model, expected)
 
 
 def _difference(expected: Any, given: list[Any]) -> tuple[float, float]:
     """How far the outputs lie from the Keras model's, and how large those are."""
-    largest, size = 0.0, 0.0
+    difference, largest = 0.0, 0.0
     for one, other in zip(keras.tree.flatten(expected), given, strict=True):
         a, b = (np.asarray(tf.cast(part, tf.float64)) for part in (one, other))
-        largest = float(np.maximum(largest, np.max(np.abs(a - b), initial=0.0)))  # NaN stays
-        size = max(size, float(np.max(np.abs(a), initial=0.0)))
-    return largest, size
+        difference = float(np.maximum(difference, np.max(np.abs(a - b), initial=0.0)))  # or NaN
+        largest = max(largest, float(np.max(np.abs(a), initial=0.0)))
+    return difference, largest
 
 
 def _bytes(path: Path) -> int:
@@ -158,7 +162,7 @@ def _show(content: dict[str, Any]) -> None:
         f"{content['largest_output']:.3g}"
     )
     if is_lite:
-        size, weights = (content[key] / 2**20 for key in ("bytes", "float32_weights_bytes"))
-        print(f"size         {size:.3g} MiB; the weights in float32 take {weights:.3g} MiB")
+        file, weights = (size(content[key]) for key in ("bytes", "float32_weights_bytes"))
+        print(f"size         {file}; the weights in float32 take {weights}")
     name = "tflite model" if is_lite else "saved model"
     print(f"{name}: {content['path']}")

@@ -38,8 +38,8 @@ def write(model: keras.Model, file: Path) -> None:
     file.write_bytes(content)
 
 
-def outputs(file: Path, x: Any, model: keras.Model) -> list[Any]:
-    """What the model in `file` gives for a batch, in the order of `model`'s outputs.
+def outputs(file: Path, x: Any, model: keras.Model, expected: Any) -> list[Any]:
+    """What the model in `file` gives for a batch, in the order of `expected`, what `model` gives.
 
     Raises:
         ConfigurationError: the interpreter lacks an operation.
@@ -53,9 +53,8 @@ def outputs(file: Path, x: Any, model: keras.Model) -> list[Any]:
         found = runner(**_inputs(runner, x, model))
     except (RuntimeError, ValueError) as error:
         raise _refused(error) from error
-    structure = model.output
-    if isinstance(structure, dict):
-        return [found[name] for name in sorted(structure)]
+    if isinstance(expected, dict):
+        return [found[name] for name in sorted(expected)]
     return [found[f"output_{number}"] for number in range(len(found))]
 
 
@@ -65,7 +64,7 @@ def _inputs(runner: Any, x: Any, model: keras.Model) -> dict[str, Any]:
         return dict(x)
     names = list(runner.get_input_details())
     if len(names) > 1:
-        names = [tensor.name for tensor in model.inputs]
+        names = [tensor.name for tensor in getattr(model, "inputs", None) or ()] or names
     return dict(zip(names, keras.tree.flatten(x), strict=True))
 
 
