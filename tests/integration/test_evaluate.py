@@ -86,7 +86,7 @@ def test_what_it_prints(mpt, trained):
         ([], "takes one run"),
         (["@", "@"], "takes one run"),
         (["absent"], "config.yaml"),
-        (["@", "precision=float8"], "precision=float8"),
+        (["@", "precision=float7"], "precision=float7"),
         (["@", "optimizer.learning_rate=1"], "no place in mpt evaluate"),
         (["@", "precision.nothing=1"], "precision.nothing"),
         (["@", "dataset.validation_fraction=0"], "no validation examples"),
