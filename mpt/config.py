@@ -12,7 +12,7 @@ from typing import Any
 
 from mpt.argument_types import type_words
 from mpt.errors import ConfigurationError
-from mpt.schema import LAYER_POLICIES, LossScaleConfig, TrainConfig, TrainerConfig
+from mpt.schema import RULE_POLICIES, LossScaleConfig, TrainConfig, TrainerConfig
 from mpt.yaml_files import literal
 
 SCHEDULES = ("constant", "cosine", "warmup_cosine", "piecewise")
@@ -267,6 +267,15 @@ def _check_trainer(trainer: TrainerConfig) -> None:
             allowed=["auto", "true", "false"],
             value=trainer.jit_compile,
         )
+    for index, pattern in enumerate(trainer.rematerialize):
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error) as error:
+            raise ConfigurationError(
+                f"{pattern!r} is no pattern: {error}",
+                where=f"trainer.rematerialize[{index}]",
+                remedy="write a regular expression, as 'block\\d+_'",
+            ) from None
     for index, callback in enumerate(trainer.callbacks):
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
             raise ConfigurationError(
@@ -308,11 +317,11 @@ def _check_overrides(overrides: list[Any]) -> None:
             raise ConfigurationError(
                 f"a rule has no key {name!r}", where=where, allowed=("match", "policy"), value=name
             )
-        if rule["policy"] not in LAYER_POLICIES:
+        if rule["policy"] not in RULE_POLICIES:
             raise ConfigurationError(
                 f"{rule['policy']!r} is not a policy of a layer",
                 where=f"{where}.policy",
-                allowed=LAYER_POLICIES,
+                allowed=RULE_POLICIES,
                 value=rule["policy"],
             )
 

@@ -102,11 +102,11 @@ def _content(prepared: Prepared, run_dir: Path, metrics: dict[str, float]) -> di
     except ConfigurationError:
         before, policy = {}, None
     else:
-        before, policy = trained.metrics.final, trained.precision.policy
+        before, policy = trained.metrics.final, trained.precision.name
     prefix = "validation/"
     return {
         "run": str(run_dir),
-        "policy": prepared.choice.policy,
+        "policy": prepared.choice.name,
         "device": prepared.device.name,
         "batch_size": prepared.batch_size,
         "examples": prepared.data.validation_examples,

@@ -11,6 +11,7 @@ from mpt.errors import ConfigurationError
 from mpt.loop import TrainLoop
 from mpt.numerics import Capture, restored
 from mpt.preparation import Prepared
+from mpt.rematerialization import rematerialized
 from mpt.replicas import iterate
 
 # Shortest expected run, s, for which XLA is tried: it compiles for tens of seconds on a CPU.
@@ -99,7 +100,9 @@ def training_batches(prepared: Prepared, position: int = 0) -> Iterator[Any]:
 
 def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit: bool) -> TrainLoop:
     model, optimizer = prepared.model, prepared.optimizer
-    step = tf.function(model.train_step, jit_compile=True) if jit else model.train_step
+    step = rematerialized(prepared.blocks, model.train_step)
+    if jit:
+        step = tf.function(step, jit_compile=True)
     loop = TrainLoop(
         capture.around(loss_scale.guarded(model, step, prepared.strategy)),
         lambda: {**optimizer.telemetry(), **capture.telemetry()},

@@ -30,6 +30,7 @@ from mpt.errors import ConfigurationError
 from mpt.interrupts import ASKING, Endings
 from mpt.leaving import leave
 from mpt.printable import print_error
+from mpt.quiet import quiet
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.5
@@ -161,20 +162,8 @@ def import_tensorflow(verbosity: int) -> None:
     if verbosity > 0:
         importlib.import_module("tensorflow")
         return
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
-        try:
-            importlib.import_module("tensorflow")
-        except BaseException:
-            os.dup2(saved, 2)
-            aside.seek(0)
-            sys.stderr.write(aside.read().decode(errors="replace"))
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    with quiet():
+        importlib.import_module("tensorflow")
 
 
 def spawn(

@@ -1,7 +1,6 @@
 """From a configuration to the parts of a run, checked by a dry run, before anything is written."""
 
-import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from mpt import device as devices
-from mpt import instantiate, objective, precision, replicas
+from mpt import instantiate, objective, precision, rematerialization, replicas, starting_weights
 from mpt.data import Data, class_weights
 from mpt.data.errors import first_batch
 from mpt.device import Device
@@ -17,15 +16,14 @@ from mpt.errors import ConfigurationError
 from mpt.leaving import killed_after
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.precision import Choice
-from mpt.run_folder import MODEL
+from mpt.rematerialization import Blocks
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
 from mpt.telemetry.histograms import ExponentHistograms, Watched
+from mpt.variables import is_overwritten
 from mpt.workers import ALONE, Team
 
 OF_THE_STRATEGY = ("strategy", "worker_seconds")
-LARGEST_DESCRIPTION = 2**26
-"""Bytes of the layers' description in a .keras file; ResNet50's has 2**17."""
 
 
 @dataclass
@@ -38,6 +36,7 @@ class Prepared:
         table: one row a layer: path, class, dtypes, and where its policy came from.
         total_steps: steps to train.
         warnings: what the user should know before it starts.
+        blocks: of the model, that keep nothing of their inside for the backward pass.
         team: who trains together with this process.
     """
 
@@ -55,6 +54,7 @@ class Prepared:
     best: Best
     callbacks: list[keras.callbacks.Callback]
     warnings: list[str]
+    blocks: Blocks = field(default_factory=list)
     team: Team = ALONE
 
     @property
@@ -119,7 +119,7 @@ def prepare(
     data = class_weights.weighted(data, config.class_weight)
     total_steps = config.trainer.steps or (config.trainer.epochs or 0) * data.steps_per_epoch
     with strategy.scope():
-        model = _model(config, choice, data, allow, trained=trained)
+        model, loading = _model(config, choice, data, allow, trained=trained)
         optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
         _compile(config, model, optimizer, data, allow)
         batch = first_batch(data)
@@ -127,6 +127,7 @@ def prepare(
         precision.verify(model, batch)
         if type(model).call is not keras.Model.call:  # else it has its own train_step alone
             _build(model, batch)
+        blocks = rematerialization.blocks(model, config.trainer.rematerialize)
         optimizer.build(model.trainable_variables)
         optimizer.histograms = _histograms(config, model)
     return Prepared(
@@ -146,7 +147,8 @@ def prepare(
             instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
             for i, node in enumerate(config.trainer.callbacks)
         ],
-        warnings=[*choice.warnings, *precision.notes(model), *warnings, *data.warnings],
+        warnings=[*choice.warnings, *precision.notes(model), *loading, *warnings, *data.warnings],
+        blocks=blocks,
         team=team,
     )
 
@@ -164,50 +166,20 @@ def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.
 
 def _model(
     config: TrainConfig, choice: Choice, data: Data, allow: tuple[str, ...], *, trained: bool
-) -> keras.Model:
-    """The model under its policy, with the weights it starts from."""
+) -> tuple[keras.Model, list[str]]:
+    """The model under its policy, with the weights it starts from; and warnings about those."""
     model = precision.build(
         lambda: instantiate.call(
             config.model, where="model", allow=allow, shape=data.shape, classes=data.classes
         ),
         policy=choice.policy,
+        in_float8=choice.float8,
         head=config.precision.head,
         overrides=config.precision.overrides,
     )
-    if config.init_from is not None and not trained:
-        _load_weights(model, Path(config.init_from))
-    return model
-
-
-def _load_weights(model: keras.Model, path: Path) -> None:
-    """Start from the weights in a .keras or .weights.h5 file, or in a run's folder."""
-    file = path / MODEL if path.is_dir() else path
-    where = f"init_from={path}"
-    if not file.is_file():
-        raise ConfigurationError(f"There are no weights at {file}.", where=where)
-    try:
-        if file.suffix == ".keras":
-            _check_archive(file)
-            source = keras.saving.load_model(file, compile=False, safe_mode=True)
-            model.set_weights(source.get_weights())
-        else:
-            model.load_weights(file)
-    except (MemoryError, tf.errors.ResourceExhaustedError):
-        raise
-    except Exception as error:  # a file of whatever origin can make Keras raise anything
-        raise ConfigurationError(
-            f"The weights do not fit the model: {(str(error) or repr(error)).splitlines()[0]}",
-            where=where,
-            remedy="name a file saved from a model of the same layers and shapes",
-        ) from error
-
-
-def _check_archive(file: Path) -> None:
-    """Refuse a description of the layers that unpacks to more memory than one can need."""
-    with zipfile.ZipFile(file) as archive:
-        unpacked = archive.getinfo("config.json").file_size
-    if unpacked > LARGEST_DESCRIPTION:
-        raise ValueError(f"its config.json has {unpacked} bytes")
+    if config.init_from is None or trained:
+        return model, []
+    return model, starting_weights.load(model, Path(config.init_from))
 
 
 def _optimizer(
@@ -264,7 +236,7 @@ def _histograms(config: TrainConfig, model: keras.Model) -> ExponentHistograms |
     telemetry = config.telemetry
     if not (telemetry.gradients and telemetry.tensorboard and telemetry.histogram_every):
         return None
-    trained = {id(variable) for variable in model.trainable_variables}
+    trained = {id(v) for v in model.trainable_variables if not is_overwritten(v)}
     watched = [
         Watched(path, own, layer.compute_dtype)
         for path, layer in precision.walk(model)

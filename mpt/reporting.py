@@ -18,6 +18,7 @@ from mpt.stopping import Best
 from mpt.telemetry.compute import Compute
 from mpt.training import Training
 from mpt.tuning import StepsPerExecution
+from mpt.variables import parameters
 
 WORTH_SAYING_SECONDS = 5.0
 """Of waiting; a shorter run has more to gain elsewhere."""
@@ -146,7 +147,9 @@ def begin(prepared: Prepared, run_dir: Path, command: list[str], clock: Clock) -
         fused_batch_norm=config.precision.fused_batch_norm,
         table=prepared.table,
     )
-    result.model.parameters = prepared.model.count_params()
+    result.execution.strategy = config.device.strategy
+    result.execution.rematerialized = [b.name for _, own in prepared.blocks for b in own]
+    result.model.parameters = parameters(prepared.model.weights)
     result.data = report.Data(
         name=data.name,
         train_examples=data.train_examples,
@@ -168,16 +171,12 @@ def describe_execution(
 ) -> None:
     """How steps are run, and why so."""
     jit = execution.jit
-    result.execution = report.Execution(
-        steps_per_execution=steps.value,
-        jit_compile=jit.enabled,
-        strategy=prepared.config.device.strategy,
-        choice_reasons={
-            **result.execution.choice_reasons,
-            "steps_per_execution": steps.reason,
-            "jit_compile": jit.reason,
-        },
-    )
+    result.execution.steps_per_execution = steps.value
+    result.execution.jit_compile = jit.enabled
+    result.execution.choice_reasons |= {
+        "steps_per_execution": steps.reason,
+        "jit_compile": jit.reason,
+    }
     result.precision.fused_batch_norm = bool(execution.fused)
     result.wall_seconds.tuning = jit.seconds
 

@@ -17,7 +17,7 @@ from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
 from mpt.run_folder import HYDRA, METRICS, MODEL, REPORT, RunFolder, read_metrics
-from mpt.schema import POLICIES, TrainConfig
+from mpt.schema import LAYER_POLICIES, TrainConfig
 from mpt.state_fields import Fields, whole
 
 # What a run may go on with another value of; a whole group by its name.
@@ -410,7 +410,7 @@ def _check_state(found: Found) -> None:
     if not isinstance(run, dict) or not isinstance(training, dict):
         raise ValueError("it does not say what the run is")
     whole(run.get("batch_size"), "batch_size", least=1)
-    if run.get("policy") not in POLICIES:
+    if run.get("policy") not in LAYER_POLICIES:
         raise ValueError("it names no policy of precision")
     jit = Fields(run.get("jit"), "enabled", "reason")
     jit.flag("enabled")

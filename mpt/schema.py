@@ -17,6 +17,7 @@ POLICIES = (
     "float16",
     "bfloat16",
     "float64",
+    "float8",
 )
 HALF = ("float16", "bfloat16")
 # Group of the configuration -> the key that names its choice.
@@ -27,7 +28,11 @@ MAIN_KEYS = {
     "optimizer": "optimizer.name",
     "loss_scale": "loss_scale.mode",
 }
-LAYER_POLICIES = tuple(name for name in POLICIES if name not in ("auto", "tf32"))
+FLOAT8 = "float8"
+FLOAT8_CAPABILITY = (8, 9)
+"""Compute capability from which on a GPU has products in float8."""
+LAYER_POLICIES = tuple(name for name in POLICIES if name not in ("auto", "tf32", FLOAT8))
+RULE_POLICIES = (*LAYER_POLICIES, FLOAT8)
 LOSS_SCALE_MODES = ("auto", "dynamic", "fixed", "none")
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; to import it costs 40 ms
@@ -122,6 +127,11 @@ class TrainerConfig:
     keep_best: bool = key(True, "Keep the checkpoint of the best evaluation, too.")
     prefetch_batches: int = key(
         0, "Batches that wait in a GPU's memory for their step; 0: none.", ge=0
+    )
+    rematerialize: list[Any] = key(
+        [],
+        "Patterns of layers' paths; what one finds alike is a block whose inside is computed again "
+        "in the backward pass.",
     )
     callbacks: list[Any] = key([], "Keras callbacks, each a node with _target_.")
     smoke_checks: bool = key(False, "Check the run's own invariants at its end.")

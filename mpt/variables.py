@@ -1,6 +1,7 @@
 """The values behind Keras's variables, each replica's own, and those that Keras does not list."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -70,6 +71,16 @@ def _variables_of(value: Any) -> list[Variable]:
     if isinstance(value, tf.random.Generator | keras.random.SeedGenerator):
         return [value.state]
     return list(value.variables) if isinstance(value, keras.Optimizer) else []
+
+
+def is_overwritten(variable: Variable) -> bool:
+    """Whether the variable's "gradient" is its next value, as it is of float8's scales."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
+
+
+def parameters(weights: Iterable[Variable]) -> int:
+    """Elements of `weights`, those that are overwritten left out: they are no parameters."""
+    return sum(math.prod(weight.shape) for weight in weights if not is_overwritten(weight))
 
 
 def path(variable: Variable) -> str:

@@ -116,7 +116,9 @@ class Bisection:
         failing = self.trials.run("01_policy", self.precision)
         self._require(failing)
         found = report.read(self.folder / failing.folder).precision
-        self.record.policy = self.precision["policy"] = found.policy  # "auto", resolved
+        asked = self.precision["policy"]
+        self.record.policy = found.policy if asked == "auto" else asked
+        self.precision["policy"] = self.record.policy
         self.layers = Layers(found.table)
         if not self.layers.candidates:
             raise EndError(
@@ -128,9 +130,9 @@ class Bisection:
         if failing.passed:
             raise EndError(
                 "nothing_to_find",
-                f"There is nothing to find: over {failing.outcome.steps} steps {found.policy} "
-                f"trains as float32 does ({failing.why}; {failing.outcome.skipped} steps "
-                "skipped).",
+                f"There is nothing to find: over {failing.outcome.steps} steps "
+                f"{self.record.policy} trains as float32 does ({failing.why}; "
+                f"{failing.outcome.skipped} steps skipped).",
                 errors.INVALID,
             )
         self._advise_on_scaling(found.table)

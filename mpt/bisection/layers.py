@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from mpt.rule_text import naming
-from mpt.schema import HALF, LAYER_POLICIES
+from mpt.schema import FLOAT8, HALF, LAYER_POLICIES
 
 CONTAINERS = ("Functional", "Sequential")  # they pass tensors on, and compute nothing themselves
 
@@ -77,7 +77,9 @@ class Layers:
 
 
 def _policy(row: Mapping[str, Any]) -> str | None:
-    """Keras's name of a layer's policy; None where no rule could give it."""
+    """What a rule calls a layer's policy; None where no rule could give it."""
+    if row.get("quantization") is not None:
+        return FLOAT8 if row["quantization"] == FLOAT8 else None
     variable, compute = row["variable_dtype"], row["compute_dtype"]
     name = compute if variable == compute else f"mixed_{compute}"
     return name if name in LAYER_POLICIES else None

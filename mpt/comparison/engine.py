@@ -11,7 +11,7 @@ from mpt.comparison import baseline as baselines
 from mpt.comparison import parity, targets
 from mpt.comparison.collect import collect, config_of
 from mpt.comparison.curves import read_curves
-from mpt.comparison.groups import describe_metric, grouped
+from mpt.comparison.groups import converted, describe_metric, grouped
 from mpt.comparison.machines import mark_shared
 from mpt.comparison.pairing import compare_metric, mixed, pair
 from mpt.comparison.require import check, parse
@@ -97,7 +97,7 @@ def _notes(
 ) -> list[str]:
     """What holds of runs and groups by themselves. Reads the runs' curves."""
     notes = [problem for run in runs if (problem := read_curves(run, tag))]
-    notes += [note for group in groups for note in mixed(group)]
+    notes += [note for group in groups for note in (*mixed(group), *converted(group))]
     return notes + (_other_metrics(runs, tag) if asked is None else [])
 
 

@@ -12,6 +12,7 @@ from mpt.comparison.result import Group, Run, Spread
 from mpt.comparison.settings import Settings, flatten, text
 from mpt.comparison.statistics import spread
 from mpt.report.run_report import RunReport
+from mpt.schema import FLOAT8
 
 # From wide to narrow: the default baseline is the widest.
 WIDTH = (
@@ -22,6 +23,7 @@ WIDTH = (
     "mixed_float16",
     "bfloat16",
     "float16",
+    FLOAT8,
 )
 NOT_RECORDED = "not recorded"
 AS_CONFIGURED = "as configured"  # the reason of a choice that the user made
@@ -95,6 +97,21 @@ def throughputs(group: Group) -> list[tuple[int, float]]:
 def succeeded(group: Group) -> list[Run]:
     """The runs that came to their end."""
     return [run for run in group.runs if run.succeeded]
+
+
+def converted(group: Group) -> list[str]:
+    """Which layers have their products in float8, in one sentence; empty where none has."""
+    for run in group.runs:
+        table = run.report.precision.table
+        rows = [row for row in table if row.get("quantization") == FLOAT8]
+        if rows:
+            kinds = Counter(str(row.get("class")) for row in rows)
+            named = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+            return [
+                f"{group.label}: products of {named} of {len(table)} layers are in float8, "
+                f"{rows[0].get('path')} first; all else is in {run.report.precision.policy}"
+            ]
+    return []
 
 
 def fails(group: Group) -> bool:
@@ -173,13 +190,14 @@ def _policy(runs: Sequence[Run]) -> str:
     """The precision as it was used, by the first run that knows."""
     for run in runs:
         precision = run.report.precision
-        if precision.policy is None:
+        name = precision.name
+        if name is None:
             continue
         if precision.policy == "float32" and (
             precision.requested == "tf32" or (precision.tf32 and run.report.device.kind == "gpu")
         ):
             return "tf32"
-        return precision.policy
+        return name
     configured = runs[0].report.config.get("precision")
     policy = configured.get("policy") if isinstance(configured, dict) else None
     return runs[0].report.precision.requested or (policy if isinstance(policy, str) else "unknown")

@@ -6,6 +6,7 @@ from mpt.comparison.groups import succeeded
 from mpt.comparison.result import Group, Pairing
 from mpt.report.numbers import size
 from mpt.report.run_report import BOUND_BY_DATA, RunReport
+from mpt.schema import FLOAT8, FLOAT8_CAPABILITY
 
 # Below this share of the measured peak most of a step is not arithmetic.
 IDLE = 0.1
@@ -21,7 +22,10 @@ MAYBE_FASTER = 1.1
 def why_not_faster(pairing: Pairing) -> list[str]:
     """The reasons, most important first; none where the group is no 16-bit one, or is faster."""
     dtype = half(pairing.group)
-    if dtype is None or half(pairing.baseline) == dtype or pairing.speed in ("faster", "none"):
+    if dtype is None or pairing.speed in ("faster", "none"):
+        return []
+    float8 = [each.policy == FLOAT8 for each in (pairing.group, pairing.baseline)]
+    if half(pairing.baseline) == dtype and float8 != [True, False]:
         return []
     ratio = pairing.speedup
     if pairing.speed == "unclear" and ratio is not None and ratio.estimate > MAYBE_FASTER:
@@ -29,6 +33,7 @@ def why_not_faster(pairing: Pairing) -> list[str]:
     group, baseline = pairing.group, pairing.baseline
     reasons = [
         _input(group, baseline),
+        _float8(group),
         _units(group, dtype),
         _small(group),
         _wide(group),
@@ -43,7 +48,7 @@ def why_not_faster(pairing: Pairing) -> list[str]:
 
 def half(group: Group) -> str | None:
     """The 16-bit dtype that a group computes in; None where it does not."""
-    dtype = group.policy.removeprefix("mixed_")
+    dtype = "bfloat16" if group.policy == FLOAT8 else group.policy.removeprefix("mixed_")
     return dtype if dtype in ("float16", "bfloat16") else None
 
 
@@ -84,6 +89,20 @@ def _units(group: Group, dtype: str) -> str | None:
     capability = ".".join(map(str, device.compute_capability or []))
     which = f" (compute capability {capability})" if capability else ""
     return f"no units: {name}{which} has no tensor cores for {dtype}"
+
+
+def _float8(group: Group) -> str | None:
+    """Rounding to float8 costs; what it saves is saved in a float8 product only."""
+    if group.policy != FLOAT8:
+        return None
+    report = _first(group)
+    capability = tuple(report.device.compute_capability or ())
+    said = "float8: Keras rounds to it and multiplies in bfloat16"
+    if capability < FLOAT8_CAPABILITY:
+        return f"{said}, and {report.device.name or 'this device'} has no float8 products"
+    if not report.execution.jit_compile:
+        return f"{said}: only XLA makes float8 products of that, and XLA is off"
+    return None
 
 
 def _small(group: Group) -> str | None:

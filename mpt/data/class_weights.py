@@ -25,7 +25,7 @@ def weighted(data: Data, class_weight: Any) -> Data:
     """`data` whose training batches are (x, y, sample_weight), as Keras's `fit(class_weight=...)`.
 
     sample_weight is float32 of the shape of y: the weight of the class of each label. Validation
-    stays as it is.
+    stays as it is. Places that the data ignore keep their weight of 0.
 
     Args:
         data: whose labels are one tensor of classes.
@@ -59,7 +59,7 @@ def weighted(data: Data, class_weight: Any) -> Data:
 def _classes(data: Data) -> int:
     """The number of classes; refuses labels that are none."""
     spec = data.element_spec
-    if len(spec) > 2:
+    if len(spec) > 2 and not data.ignores:
         raise ConfigurationError(
             f"the examples of {data.name} have weights of their own",
             where=WHERE,
@@ -135,8 +135,9 @@ def _factor(value: Any, where: str) -> float:
 def _with_weights(data: Data, weights: np.ndarray) -> Data:
     import tensorflow as tf
 
-    def add(x: Any, y: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
-        return x, y, tf.gather(tf.constant(weights, tf.float32), y)
+    def add(x: Any, y: tf.Tensor, *counted: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
+        weight = tf.gather(tf.constant(weights, tf.float32), y)
+        return x, y, weight * counted[0] if counted else weight
 
     train, jump = data.train.map(add), data.jump
     return replace(

@@ -89,7 +89,7 @@ def training(augmentation: Augmentation) -> Callable[[Any, Any], Any]:
             image = still(content)
         else:
             image = _randomly_cropped(content, seed, augmentation)
-            image = _resized(image, augmentation)
+            image = resized(image, augmentation)
         if augmentation.flip:
             image = tf.image.stateless_random_flip_left_right(image, other_seed(seed, 1))
         if augmentation.randaugment:
@@ -103,20 +103,45 @@ def validation(augmentation: Augmentation) -> Callable[[Any], Any]:
     """A function from a file's bytes to the centre of its image, float32, in [0, 1]."""
     import tensorflow as tf
 
-    height, width = augmentation.size
-
     def load(content: tf.Tensor) -> tf.Tensor:
-        image = _decoded(content, augmentation.channels)
-        shape = tf.cast(tf.shape(image)[:2], tf.float32)
-        # The largest window of the wanted proportions, and of that the share in its middle.
-        scale = tf.reduce_min(shape / [float(height), float(width)])
-        window = tf.cast(tf.round(scale * augmentation.center * [height, width]), tf.int32)
-        window = tf.clip_by_value(window, 1, tf.shape(image)[:2])
-        start = (tf.shape(image)[:2] - window) // 2
-        image = image[start[0] : start[0] + window[0], start[1] : start[1] + window[1]]
-        return _resized(image, augmentation)
+        image = decoded(content, augmentation.channels)
+        return resized(within(image, central_window(tf.shape(image), augmentation)), augmentation)
 
     return load
+
+
+def central_window(shape: Any, augmentation: Augmentation) -> Any:
+    """The middle of an image of `shape`: int32 (top, left, height, width)."""
+    import tensorflow as tf
+
+    wanted = tf.constant(augmentation.size, tf.float32)
+    # The largest window of the wanted proportions, and of that the share in its middle.
+    scale = tf.reduce_min(tf.cast(shape[:2], tf.float32) / wanted)
+    window = tf.cast(tf.round(scale * augmentation.center * wanted), tf.int32)
+    window = tf.clip_by_value(window, 1, shape[:2])
+    return tf.concat([(shape[:2] - window) // 2, window], 0)
+
+
+def random_window(shape: Any, seed: Any, augmentation: Augmentation) -> Any:
+    """A random part of an image of `shape`: int32 (top, left, height, width)."""
+    import tensorflow as tf
+
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=ASPECTS,
+        area_range=(augmentation.area, 1.0),
+        max_attempts=ATTEMPTS,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def within(image: Any, window: Any) -> Any:
+    """The part of `image` in a window."""
+    return image[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
 
 
 def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
@@ -148,7 +173,8 @@ def other_seed(seed: Any, number: int) -> Any:
     return seed + tf.constant([number * BEYOND_SEEDS, 0], tf.int64)
 
 
-def _decoded(content: Any, channels: int) -> Any:
+def decoded(content: Any, channels: int) -> Any:
+    """The whole image in a file's bytes, uint8 (height, width, channels)."""
     import tensorflow as tf
 
     image = tf.io.decode_image(content, channels=channels, expand_animations=False)
@@ -160,27 +186,13 @@ def _randomly_cropped(content: Any, seed: Any, augmentation: Augmentation) -> An
     """A random part of the image, uint8; of a JPEG no more than that is decoded."""
     import tensorflow as tf
 
-    def window(shape: tf.Tensor) -> tf.Tensor:
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-            seed=seed,
-            min_object_covered=0.0,
-            aspect_ratio_range=ASPECTS,
-            area_range=(augmentation.area, 1.0),
-            max_attempts=ATTEMPTS,
-            use_image_if_no_bounding_boxes=True,
-        )
-        return tf.concat([begin[:2], size[:2]], 0)
-
     def part_of_jpeg() -> tf.Tensor:
-        where = window(tf.io.extract_jpeg_shape(content))
+        where = random_window(tf.io.extract_jpeg_shape(content), seed, augmentation)
         return tf.image.decode_and_crop_jpeg(content, where, channels=augmentation.channels)
 
     def part_of_other() -> tf.Tensor:
-        image = _decoded(content, augmentation.channels)
-        y, x, height, width = tf.unstack(window(tf.shape(image)))
-        return image[y : y + height, x : x + width]
+        image = decoded(content, augmentation.channels)
+        return within(image, random_window(tf.shape(image), seed, augmentation))
 
     is_jpeg = tf.equal(tf.strings.substr(content, 0, len(JPEG)), JPEG)
     image = tf.cond(is_jpeg, part_of_jpeg, part_of_other)
@@ -188,7 +200,7 @@ def _randomly_cropped(content: Any, seed: Any, augmentation: Augmentation) -> An
     return image
 
 
-def _resized(image: Any, augmentation: Augmentation) -> Any:
+def resized(image: Any, augmentation: Augmentation) -> Any:
     """`image` in the wanted size, float32 in [0, 1]."""
     import tensorflow as tf
 

@@ -71,6 +71,8 @@ class Data:
         class_counts: how many training examples, or places of them, each class has: int64
             (classes,); None where that is not known without reading them.
         bounded: x is one tensor of numbers from -1 to 1, which half precision holds.
+        ignores: sample_weight, of y's shape, is 0 at places that are to count for nothing, in the
+            loss and in the metrics.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Data:
     locate: Callable[[], str | None] | None = None
     class_counts: Callable[[], np.ndarray] | None = None
     bounded: bool = False
+    ignores: bool = False
 
     def at(self, position: int, *rows: int) -> tf.data.Dataset:
         """The batches of `train` from batch number `position` on, which counts from 0.

@@ -9,8 +9,9 @@ from mpt.inspection.findings import Finding, findings
 from mpt.inspection.flops import Flops
 from mpt.inspection.memory import Estimate, estimates
 from mpt.inspection.opaque import Opaque, opaque_parts
-from mpt.inspection.subject import Subject, items
+from mpt.inspection.subject import Subject
 from mpt.inspection.table import Row, rows
+from mpt.variables import parameters
 
 
 @dataclass
@@ -89,8 +90,8 @@ def inspect(subject: Subject) -> Inspection:
         reason=prepared.choice.reason,
         tf32=prepared.choice.tf32,
         loss_scale=prepared.optimizer.mode,
-        parameters=_count(model.weights),
-        trainable=_count(model.trainable_weights),
+        parameters=parameters(model.weights),
+        trainable=parameters(model.trainable_weights),
         flops=subject.flops,
         layers=rows(subject, opaque),
         estimates=estimates(subject),
@@ -99,7 +100,3 @@ def inspect(subject: Subject) -> Inspection:
         notes=subject.notes,
         warnings=prepared.warnings,
     )
-
-
-def _count(weights: list[Any]) -> int:
-    return sum(items(weight) for weight in weights)

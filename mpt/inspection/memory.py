@@ -22,7 +22,8 @@ class Estimate:
 
     Attributes:
         chosen: whether it is the policy of the run.
-        activations: outputs of the layers in one training step; None: not measured.
+        activations: outputs of the layers in one training step that are kept for its backward
+            pass; None: not measured.
         weights: in the variables' dtypes.
         gradients: of the trainable weights.
         optimizer: slots, accumulators and counters.
@@ -111,11 +112,14 @@ def _activations(subject: Subject, policies: dict[int, keras.DTypePolicy]) -> in
     """Outputs of the step's layers, each in the dtype that its layer would give it.
 
     A tensor in its layer's compute dtype follows the layer; another stays as it is. What an
-    operation of a functional model gives follows from what it gets.
+    operation of a functional model gives follows from what it gets. What is inside a block that is
+    computed again counts where that block's is the most: one at a time is held.
     """
     if subject.step is None:
         return None
     dtypes: dict[str, str] = {}
+    inside = _inside_of_blocks(subject)
+    again: dict[str, int] = {}
     total = 0
     for call in subject.step.ended_first():
         for tensor in new_outputs(call):
@@ -126,8 +130,42 @@ def _activations(subject: Subject, policies: dict[int, keras.DTypePolicy]) -> in
             size = size_of(tensor)
             if size is None:
                 return None
-            total += size * _bytes(dtype)
-    return total
+            if (block := inside.get(key)) is not None:
+                again[block] = again.get(block, 0) + size * _bytes(dtype)
+            else:
+                total += size * _bytes(dtype)
+    return total + max(again.values(), default=0)
+
+
+def _inside_of_blocks(subject: Subject) -> dict[str, str]:
+    """Keys of the tensors that a block makes and that nothing outside of it gets: its name."""
+    if subject.step is None or not subject.prepared.blocks:
+        return {}
+    of_path = {
+        path: block.name
+        for _, blocks in subject.prepared.blocks
+        for block in blocks
+        for path in block.paths
+    }
+
+    def block_of(call: LayerCall) -> str | None:
+        parts = call.path.split("/")
+        above = ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+        return next((of_path[path] for path in above if path in of_path), None)
+
+    made: dict[str, str] = {}
+    for call in subject.step.ended_first():
+        block = block_of(call)
+        if block is not None:
+            made.update((tensor_key(tensor), block) for tensor in new_outputs(call))
+    for call in subject.step.calls:
+        own = block_of(call)
+        for tensor in call.inputs if call.parent is not None else ():
+            if made.get(tensor_key(tensor), own) != own:
+                del made[tensor_key(tensor)]
+    for tensor in subject.step.calls[0].outputs:
+        made.pop(tensor_key(tensor), None)
+    return made
 
 
 def _dtype(

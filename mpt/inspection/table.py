@@ -12,7 +12,8 @@ import tensorflow as tf
 from mpt import precision
 from mpt.inspection.opaque import OWN_WEIGHTS, Opaque
 from mpt.inspection.recording import LayerCall
-from mpt.inspection.subject import Subject, items, new_outputs, own_variables, size_of, tensor_key
+from mpt.inspection.subject import Subject, new_outputs, own_variables, size_of, tensor_key
+from mpt.variables import parameters as count
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Row:
         source: of its policy: global, override, head, layer, or fused: global, and computed by
             the fused kernel; empty for an operation.
         fused: whether it trains by the fused BatchNormalization kernel.
+        quantization: float8, where its products are in that; None elsewhere.
         calls: in one training step; None where the step could not be traced.
     """
 
@@ -49,6 +51,7 @@ class Row:
     activation_bytes: int | None
     source: str
     fused: bool
+    quantization: str | None
     calls: int | None
 
     def as_json(self) -> dict[str, Any]:
@@ -115,11 +118,12 @@ def _layer_row(
         variable_dtype=row["variable_dtype"],
         compute_dtype=row["compute_dtype"],
         **_output(calls),
-        parameters=sum(items(v) for v in own[id(layer)]) if known else None,
+        parameters=count(own[id(layer)]) if known else None,
         forward_flops=None if path in hidden else subject.flops.of(path),
         activation_bytes=activations.get(path) if calls else None,
         source="fused" if fused and row["source"] == "global" else row["source"],
         fused=fused,
+        quantization=row.get("quantization"),
         calls=None if subject.step is None or path in hidden else len(calls),
     )
 
@@ -180,5 +184,6 @@ def _other_row(subject: Subject, call: LayerCall, activations: dict[str, int | N
         activation_bytes=activations.get(call.path),
         source="" if layer is None else "layer",
         fused=False,
+        quantization=None if layer is None else layer.quantization_mode,
         calls=len(subject.calls_of(call.path)),
     )

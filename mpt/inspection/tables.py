@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from mpt.inspection.memory import Estimate
 from mpt.inspection.table import Row
 from mpt.printable import printable
 from mpt.report.numbers import count
+from mpt.schema import FLOAT8
 
 NOT_MEASURED = "not measured"
 NOT_CALLED = "not called"
@@ -91,7 +93,23 @@ def totals(inspection: Inspection) -> list[tuple[str, str]]:
         ("batch", str(inspection.batch_size)),
         ("parameters", parameters),
         ("forward", _flops(inspection)),
+        *([("float8", _float8(inspection))] if any(map(_is_float8, inspection.layers)) else []),
     ]
+
+
+def _is_float8(row: Row) -> bool:
+    return row.quantization == FLOAT8
+
+
+def _float8(inspection: Inspection) -> str:
+    """How much of the model has its products in float8."""
+    rows = list(filter(_is_float8, inspection.layers))
+    kinds = Counter(row.class_name for row in rows)
+    text = f"products of {', '.join(f'{number} {kind}' for kind, number in kinds.items())} layers"
+    own, total = [row.forward_flops for row in rows], inspection.flops.total
+    if total and None not in own:
+        text += f", {_percent(sum(map(float, filter(None, own))) / total)} of the FLOPs"
+    return text
 
 
 def _flops(inspection: Inspection) -> str:
@@ -135,9 +153,12 @@ def _absent(row: Row) -> str:
 
 
 def _source(row: Row) -> str:
+    marks = [row.source or "-"]
     if row.fused and row.source != "fused":
-        return f"{row.source}, fused"
-    return row.source or "-"
+        marks.append("fused")
+    if row.quantization is not None:
+        marks.append(row.quantization)
+    return ", ".join(marks)
 
 
 def _shape(row: Row) -> str:

@@ -210,6 +210,10 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         *reduced, loss = context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
         for i, gradient in zip(summed, reduced, strict=True):
             gradients[i] = gradient
+        overwriting = [i for i, g in enumerate(gradients) if g is not None and i not in set(summed)]
+        largest = _largest(context, [gradients[i] for i in overwriting])
+        for i, value in zip(overwriting, largest, strict=True):
+            gradients[i] = value
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
         def decide(strategy: tf.distribute.Strategy, values: list[Any], loss: Any) -> None:
@@ -344,6 +348,16 @@ def _divided(gradient: Any, scale: tf.Tensor) -> Any:
     if gradient.dtype in (tf.float16, tf.bfloat16):
         gradient = tf.cast(gradient, tf.float32)
     return gradient / tf.cast(scale, gradient.dtype)
+
+
+def _largest(context: tf.distribute.ReplicaContext, values: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Each value's largest over the replicas, element by element: so float8's scales fit all."""
+    if not values:
+        return []
+    flat = tf.concat([tf.reshape(value, [-1]) for value in values], 0)
+    largest = tf.reduce_max(context.all_gather(flat[tf.newaxis], axis=0), 0)
+    pieces = tf.split(largest, [value.shape.num_elements() for value in values])
+    return [tf.reshape(piece, v.shape) for piece, v in zip(pieces, values, strict=True)]
 
 
 @contextmanager

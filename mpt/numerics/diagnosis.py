@@ -17,7 +17,7 @@ from mpt.numerics import remedies
 from mpt.numerics.provenance import Call, Extent, Fault, Step, is_finite, locate
 from mpt.numerics.remedies import Overrides, dtype_of
 from mpt.numerics.replay import BadArray, Replay, bad_batch, bad_weights
-from mpt.precision import walk
+from mpt.precision import in_float8, walk
 from mpt.report.numbers import number, power_of_two
 from mpt.schema import HALF
 
@@ -122,6 +122,8 @@ def diagnose(replay: Replay, overrides: Overrides = ()) -> Diagnosis:
         remedy = remedies.against_backward(replay, fault, step, reference, model.optimizer)
         found = _backward(fault, replay, remedy, float32_finite=finite)
     facts = [*found.pop("facts"), *_float32(finite, narrow=narrow, fault=fault)]
+    if in_float8(model):
+        facts.append(("float8", "the replay computes these products in bfloat16"))
     if captured.applied:
         facts.append(("state", "its gradients were finite, so the replay starts one update later"))
     return Diagnosis(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from mpt.numerics.capture import Captured
 from mpt.numerics.provenance import Step, extent
 from mpt.numerics.state import restored
 from mpt.numerics.tap import tapped_step
-from mpt.precision import computing_in, walk
+from mpt.precision import computing_in, in_float8, walk
 from mpt.variables import components
 
 
@@ -27,15 +27,19 @@ class Replay:
         self.captured = captured
 
     def run(self, *, scale: float | None = None, float32: Collection[str] | None = ()) -> Step:
-        """Run it layer by layer, without XLA.
+        """Run it layer by layer, without XLA, and with float8's products in bfloat16.
 
         Args:
             scale: factor of the loss in place of the captured one.
             float32: paths of the layers that compute in float32 in place of what they do; None:
                 all of them.
         """
-        wider = computing_in(self.model, "float32", float32)
-        with nullcontext() if float32 is not None and not float32 else wider:
+        with ExitStack() as changed:
+            # Outside of a graph Keras's gradients of float8 fail.
+            if float8 := in_float8(self.model):
+                changed.enter_context(computing_in(self.model, "bfloat16", float8))
+            if float32 is None or float32:
+                changed.enter_context(computing_in(self.model, "float32", float32))
             return tapped_step(
                 self.model,
                 self.captured.batch,

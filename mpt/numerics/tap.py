@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from mpt.numerics.state import restored
 from mpt.precision import walk
+from mpt.variables import is_overwritten
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ def tapped_step(
 
 
 def weight_names(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]:
-    """Each trainable variable by a name of its own, with the path of the layer that holds it.
+    """Each trained variable by a name of its own, with the path of the layer that holds it.
 
     The name is the layer's path and the variable's name. Keras's `variable.path` will not do: two
     nested models, each with a layer "dense", have two variables "dense/kernel".
@@ -114,6 +115,8 @@ def weight_names(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]:
     }
     names: dict[str, tuple[str, keras.Variable]] = {}
     for variable in model.trainable_variables:
+        if is_overwritten(variable):
+            continue
         path = owners.get(id(variable), model.name)
         name, repeat = f"{path}/{variable.name}", 1
         while name in names:
@@ -140,6 +143,8 @@ def _optimizer_tapped(
     def apply(gradients: Any, variables: Any = None) -> None:
         variables = variables or model.trainable_variables
         for gradient, variable in zip(gradients, variables, strict=True):
+            if is_overwritten(variable):
+                continue
             value = None if gradient is None else reduce(gradient)
             step.weight_gradients[names.get(id(variable), variable.path)] = value
 

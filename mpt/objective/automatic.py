@@ -11,6 +11,9 @@ from mpt.errors import ConfigurationError
 from mpt.objective.outputs import Output, fits
 from mpt.objective.shapes import but_for_one
 
+MOST_CLASSES = 1024
+"""For which the metrics count every pair of a label and a prediction: 4 MiB."""
+
 
 def kind_of(output: Output, label: Any, classes: int | None) -> str:
     """What is learned at `output`: sparse, binary, categorical or regression.
@@ -62,15 +65,16 @@ def _misfit(output: Output, label: tuple[int | None, ...]) -> ConfigurationError
     )
 
 
-def loss_of(output: Output, kind: str) -> keras.losses.Loss:
+def loss_of(output: Output, kind: str, **arguments: Any) -> keras.losses.Loss:
+    """The loss of one output; `arguments` are further ones of its class."""
     if kind == "regression":
-        return exact(keras.losses.MeanSquaredError, output)
+        return exact(keras.losses.MeanSquaredError, output, **arguments)
     losses = {
         "sparse": keras.losses.SparseCategoricalCrossentropy,
         "categorical": keras.losses.CategoricalCrossentropy,
         "binary": keras.losses.BinaryCrossentropy,
     }
-    return exact(losses[kind], output, from_logits=_from_logits(output, kind))
+    return exact(losses[kind], output, from_logits=_from_logits(output, kind), **arguments)
 
 
 def metrics_of(output: Output, label: Any, classes: int | None) -> list[Any]:
@@ -82,12 +86,30 @@ def metrics_of(output: Output, label: Any, classes: int | None) -> list[Any]:
         return []
     if kind == "regression":
         return ["mean_absolute_error"]
+    threshold = 0.0 if logits else 0.5
+    overlap = _overlap(output, kind, threshold)
     if kind == "binary":
-        threshold = 0.0 if logits else 0.5
-        return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)]
+        return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold), *overlap]
     if kind == "categorical":
-        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
-    return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        return [keras.metrics.CategoricalAccuracy(name="accuracy"), *overlap]
+    return [keras.metrics.SparseCategoricalAccuracy(name="accuracy"), *overlap]
+
+
+def _overlap(output: Output, kind: str, threshold: float) -> list[keras.metrics.Metric]:
+    """The mean over the classes of intersection over union, where each pixel has a class.
+
+    In float32: Keras's default of 32 bits of integer would cut weights, and ends at 2**31 pixels.
+    """
+    *places, units = output.shape or (None,)
+    if len(places) < 2 or units is None or units > MOST_CLASSES:
+        return []
+    about = {"name": "mean_iou", "dtype": "float32"}
+    if kind == "binary":
+        binary = keras.metrics.BinaryIoU(target_class_ids=(0, 1), threshold=threshold, **about)
+        return [binary] if units == 1 else []
+    if kind == "categorical":
+        return [keras.metrics.OneHotMeanIoU(num_classes=units, **about)]
+    return [keras.metrics.MeanIoU(num_classes=units, sparse_y_pred=False, **about)]
 
 
 def _from_logits(output: Output, kind: str) -> bool:

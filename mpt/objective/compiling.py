@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -32,8 +33,10 @@ def compile_model(
     `auto` takes, for each output: sparse cross-entropy and accuracy for integer labels, from
     logits or not as the output's activation says; binary cross-entropy for one unit or for several
     sigmoids; categorical cross-entropy where float labels meet a softmax of their shape; else mean
-    squared and mean absolute error. Predictions in half precision reach losses and metrics as
-    float32, and the logits of a softmax or sigmoid with them, so that Keras computes
+    squared and mean absolute error. Where each pixel has a class, the mean intersection over union
+    joins the accuracy. Of data that ignore some places by a weight of 0, losses are means over the
+    others, and metrics take the weights, too. Predictions in half precision reach losses and
+    metrics as float32, and the logits of a softmax or sigmoid with them, so that Keras computes
     cross-entropies from the logits.
 
     Args:
@@ -119,12 +122,19 @@ def _resolved(
     def pack(flat: Sequence[Any]) -> Any:
         return flat[0] if structure is None else keras.tree.pack_sequence_as(structure, flat)
 
+    # Keras's default divides by all places, those of no weight among them.
+    arguments: dict[str, Any] = {}
+    if data.ignores:
+        arguments["reduction"] = "mean_with_sample_weight"
     if loss == "auto":
         loss = pack(
-            [loss_of(o, kind_of(o, y, data.classes)) for o, y in zip(outputs, labels, strict=True)]
+            [
+                loss_of(o, kind_of(o, y, data.classes), **arguments)
+                for o, y in zip(outputs, labels, strict=True)
+            ]
         )
     else:
-        loss = by_output(loss, outputs, names, "loss", named_loss)
+        loss = by_output(loss, outputs, names, "loss", partial(named_loss, **arguments))
     if weights is not None:
         loss, weights = weighted(loss, weights, names, pack)
     if metrics == "auto":
@@ -133,7 +143,8 @@ def _resolved(
         )
     else:
         metrics = checked_metrics(metrics, names)
-    return {"loss": loss, "loss_weights": weights, "metrics": metrics}
+    which = "weighted_metrics" if data.ignores else "metrics"
+    return {"loss": loss, "loss_weights": weights, which: metrics}
 
 
 def _labels(spec: Any, structure: Any, outputs: list[Output]) -> list[Any]:

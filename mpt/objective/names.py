@@ -33,8 +33,8 @@ def by_output(
     return resolve(value, outputs[0], key)
 
 
-def named_loss(loss: Any, output: Output, where: str) -> Any:
-    """A Keras loss by its name; anything else as it is."""
+def named_loss(loss: Any, output: Output, where: str, **arguments: Any) -> Any:
+    """A Keras loss by its name, with `arguments` of its class; anything else as it is."""
     if not isinstance(loss, str) or loss.lower() in ("crossentropy", "ce"):
         return loss
     public = {
@@ -52,7 +52,6 @@ def named_loss(loss: Any, output: Output, where: str) -> Any:
         raise ConfigurationError(
             f"Keras has no loss {loss!r}", where=where, value=loss, allowed=sorted(public)
         ) from None
-    arguments = {}
     if "crossentropy" in known.__name__.lower() and output.known_activation() == "linear":
         arguments["from_logits"] = True  # by default Keras takes them for probabilities
     return exact(known, output, **arguments)

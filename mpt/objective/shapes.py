@@ -17,6 +17,7 @@ class Examples(Protocol):
         name: of the dataset.
         classes: labels are in [0, classes); None where they are no classes.
         element_spec: of its batches: (x, y[, sample_weight]).
+        ignores: places of the labels have a weight of 0 where they are to count for nothing.
     """
 
     @property
@@ -27,6 +28,9 @@ class Examples(Protocol):
 
     @property
     def element_spec(self) -> Any: ...
+
+    @property
+    def ignores(self) -> bool: ...
 
 
 def check_shapes(model: keras.Model, data: Examples) -> None:

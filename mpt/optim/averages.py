@@ -22,8 +22,12 @@ def averaged(model: keras.Model) -> Iterator[None]:
     if not optimizer.use_ema or parts([optimizer._iterations])[0].numpy() < every:
         yield
         return
-    weights = parts(optimizer._trainable_variables)
-    averages = parts(optimizer._model_variables_moving_average)
+    pairs = zip(
+        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+    )
+    # float8's scales have none.
+    kept = [(weight, average) for weight, average in pairs if average is not None]
+    weights, averages = parts([weight for weight, _ in kept]), parts([each for _, each in kept])
     _swap(weights, averages)
     try:
         yield

@@ -85,6 +85,20 @@ class CountedSteps:
         due = (self._iterations + 1) % every == 0  # type: ignore[attr-defined]
         tf.cond(due, advance, lambda: 0)
 
+    def _overwrite_model_variables_with_average_value(
+        self, variables: list[keras.Variable]
+    ) -> None:
+        """As Keras's, which fails where a variable has no average, as float8's scales."""
+        averages = self._model_variables_moving_average  # type: ignore[attr-defined]
+        pairs = zip(variables, averages, strict=True)
+        kept = [(variable, average) for variable, average in pairs if average is not None]
+        self.__dict__["_model_variables_moving_average"] = [average for _, average in kept]
+        try:
+            overwrite = super()._overwrite_model_variables_with_average_value  # type: ignore[misc]
+            overwrite([variable for variable, _ in kept])
+        finally:
+            self.__dict__["_model_variables_moving_average"] = averages
+
 
 class FusedAdam(CountedSteps):
     """Mixin over Adam and AdamW: the update by ResourceApplyAdam where it fits.

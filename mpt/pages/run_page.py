@@ -64,9 +64,16 @@ def precision_table(report: RunReport) -> Table:
     """Dtypes of every layer, and where they come from."""
     keys = ("path", "class", "variable_dtype", "compute_dtype", "source")
     heads = ("layer", "class", "variables", "computes in", "set by")
-    rows = [[Cell(str(row.get(key, "-"))) for key in keys] for row in report.precision.table]
+    rows = [[Cell(_dtype_text(row, key)) for key in keys] for row in report.precision.table]
     columns = [Column(key, head, numeric=False) for key, head in zip(keys, heads, strict=True)]
     return Table("precision", "Precision of each layer", columns, rows)
+
+
+def _dtype_text(row: dict[str, Any], key: str) -> str:
+    text = str(row.get(key, "-"))
+    if key == "compute_dtype" and row.get("quantization") is not None:
+        return f"{text}, products in {row['quantization']}"
+    return text
 
 
 def headline(report: RunReport) -> str:
@@ -87,7 +94,7 @@ def headline(report: RunReport) -> str:
 
 def _head(report: RunReport) -> str:
     kind = "" if report.exit_code == 0 else ' class="bad"'
-    said = f"mpt show: {report.name}, {report.precision.policy or 'precision not known'}"
+    said = f"mpt show: {report.name}, {report.precision.name or 'precision not known'}"
     said += f", {report.started_at}"
     return (
         f"<header>{html.paragraph(said, 'kicker')}"
@@ -115,7 +122,7 @@ def _metrics(report: RunReport) -> str:
 def _curves(run: Run) -> str:
     """Curves by step and by time; other tags by step; the loss scale."""
     report = run.report
-    policy = report.precision.policy or ""
+    policy = report.precision.name or ""
     if policy == "float32" and report.precision.tf32:
         policy = "tf32"
     group = Group(

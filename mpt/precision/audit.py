@@ -22,7 +22,7 @@ from mpt.precision.layers import (
     refreeze,
     walk,
 )
-from mpt.precision.policy import Plan, plan_of, refine, resolve
+from mpt.precision.policy import Plan, check_float8, convert, plan_of, refine, resolve
 from mpt.rule_text import as_override, float32_rule, naming
 
 _FLOAT16_MAX = 65504.0
@@ -56,6 +56,8 @@ def verify(model: keras.Model, batch: Any) -> None:
     if traced is not None:
         _check_outputs(traced, plan, {id(layer): path for path, layer in walk(model)})
         _check_inputs(traced, inputs, {id(layer): path for path, layer in walk(model)})
+        convert(model, plan, traced)
+    check_float8(model, plan)
 
 
 def _dry_run(model: keras.Model, plan: Plan, inputs: Any) -> tracing.Trace | None:
@@ -116,7 +118,7 @@ def _reason(error: Exception) -> str:
 
 def _check_layer(path: str, layer: keras.layers.Layer, plan: Plan) -> None:
     asked, source = plan.asked[layer]
-    found = policy_name(layer)
+    found = plan.present(layer)
     if found != asked:
         raise _wrong(path, f"is under {found}", asked, source)
     if layer.quantization_mode is not None or not _is_keras(layer):

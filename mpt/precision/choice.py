@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mpt.device import Device
 from mpt.errors import ConfigurationError
-from mpt.schema import POLICIES
+from mpt.schema import FLOAT8, FLOAT8_CAPABILITY, POLICIES
 
 # "precision.tf32: null" follows the policy: on where speed is what was asked for.
 _TF32_POLICIES = ("tf32", "mixed_float16", "mixed_bfloat16")
@@ -15,7 +15,7 @@ class Choice:
     """A policy, resolved for a device.
 
     Attributes:
-        requested: the policy as configured, "auto" or "tf32" included.
+        requested: the policy as configured, "auto", "tf32" and "float8" included.
         policy: Keras's name of it.
         tf32: whether float32 products on a GPU may use TensorFloat-32.
         reason: why this policy, in one sentence.
@@ -27,6 +27,16 @@ class Choice:
     tf32: bool
     reason: str
     warnings: tuple[str, ...]
+
+    @property
+    def float8(self) -> bool:
+        """Whether layers under the policy are to have their products in float8."""
+        return self.requested == FLOAT8
+
+    @property
+    def name(self) -> str:
+        """What to call it: Keras's name, or float8."""
+        return FLOAT8 if self.float8 else self.policy
 
 
 def choose(policy: str, device: Device, tf32: bool | None) -> Choice:
@@ -59,8 +69,12 @@ def choose(policy: str, device: Device, tf32: bool | None) -> Choice:
     resolved, reason = _auto(device) if policy == "auto" else (policy, f"{policy} was asked for")
     if resolved == "tf32":
         resolved, reason = "float32", "float32 with TensorFloat-32 products was asked for"
+    if resolved == FLOAT8:
+        resolved, reason = "mixed_bfloat16", "float8 products over mixed_bfloat16 were asked for"
     use_tf32 = policy_tf32(policy, resolved) if tf32 is None else tf32
     warnings = [] if policy == "auto" else _warnings(resolved, device)
+    if policy == FLOAT8:
+        warnings.append(_float8_warning(device))
     if (policy == "tf32" or tf32) and not _has_tf32(device):
         warnings.append(
             f"TensorFloat-32 has no effect on {device.name}: it needs a GPU of compute capability "
@@ -72,6 +86,13 @@ def choose(policy: str, device: Device, tf32: bool | None) -> Choice:
 def policy_tf32(requested: str, resolved: str) -> bool:
     """Whether TensorFloat-32 is on where the configuration leaves it to the policy."""
     return requested in _TF32_POLICIES or resolved in _TF32_POLICIES
+
+
+def _float8_warning(device: Device) -> str:
+    said = "precision=float8 is experimental: Keras rounds to float8 and multiplies in bfloat16"
+    if device.compute_capability is not None and device.compute_capability >= FLOAT8_CAPABILITY:
+        return f"{said}, and only XLA (trainer.jit_compile) makes float8 products of that."
+    return f"{said}; it shows what float8 would do to a model, and is slower on {device.name}."
 
 
 def _has_tf32(device: Device) -> bool:

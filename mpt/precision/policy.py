@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import keras
 import tensorflow as tf
 
 from mpt.errors import ConfigurationError
+from mpt.precision import float8
 from mpt.precision import trace as tracing
 from mpt.precision.layers import (
     descendants,
@@ -30,7 +31,7 @@ from mpt.precision.layers import (
 from mpt.precision.losses import add_losses_in_float32
 from mpt.precision.rules import Rule, parse, unmatched
 from mpt.precision.trace import Trace
-from mpt.schema import HALF, LAYER_POLICIES
+from mpt.schema import FLOAT8, HALF, LAYER_POLICIES
 
 # Each trace hands the inputs one model deeper; nobody nests subclassed models deeper than that.
 _MOST_TRACES = 10
@@ -50,6 +51,9 @@ class Plan:
         asked: each layer's policy as it should be, and its source: global, override, head, layer.
         heads: the layers that make the outputs, as far as they are known.
         hidden: layers that make an output where no policy reaches.
+        float8: whether layers under the global policy are to have products in float8.
+        converted: layers that have.
+        refused: layers that were to, and cannot.
     """
 
     policy: str
@@ -61,6 +65,13 @@ class Plan:
     )
     heads: list[keras.layers.Layer] = field(default_factory=list)
     hidden: list[keras.layers.Layer] = field(default_factory=list)
+    float8: bool = False
+    converted: WeakSet[keras.layers.Layer] = field(default_factory=WeakSet)
+    refused: WeakSet[keras.layers.Layer] = field(default_factory=WeakSet)
+
+    def present(self, layer: keras.layers.Layer) -> str:
+        """The policy that the layer has now, its products in float8 left out of account."""
+        return float8.BASE if layer in self.converted else policy_name(layer)
 
 
 # Beside the model, not on it: Keras tracks what is set on a model, and would save it.
@@ -73,6 +84,7 @@ def build(
     policy: str,
     head: str = "float32",
     overrides: Sequence[Mapping[str, Any]] = (),
+    in_float8: bool = False,
 ) -> keras.Model:
     """Set the global policy, call `builder`, and give some layers of its model other policies.
 
@@ -88,6 +100,8 @@ def build(
             rest. "float32" never narrows: under float64 they stay in float64.
         overrides: ordered {match, policy} rules, see `rules.Rule`; the last match wins, over the
             head and over the builder too.
+        in_float8: have Dense and EinsumDense layers compute products in float8 where `policy` is
+            what they are under; see `float8`. A rule's policy float8 is mixed_bfloat16 with that.
 
     Raises:
         ConfigurationError: an unknown policy, a rule that matches nothing, a builder that
@@ -105,11 +119,12 @@ def build(
     before = keras.config.dtype_policy()
     try:
         model = _call(builder, policy)
-        plan = _PLANS[model] = Plan(policy, head, rules)
+        plan = _PLANS[model] = Plan(policy, head, rules, float8=in_float8)
         functional = is_functional(model)
         resolve(model, plan, final=functional)
         if functional:
-            refine(model, plan, tracing.specs(graph_of(model)._inputs_struct), once=True)
+            specs = tracing.specs(graph_of(model)._inputs_struct)
+            convert(model, plan, refine(model, plan, specs, once=True))
     except BaseException:
         keras.config.set_dtype_policy(before)
         raise
@@ -187,10 +202,60 @@ def resolve(model: keras.Model, plan: Plan, *, final: bool) -> bool:
     changed = False
     for layer, asked in derive(model, plan):
         plan.asked[layer] = asked
-        if policy_name(layer) != asked[0]:
+        if plan.present(layer) != asked[0]:
             set_policy(layer, asked[0])
             changed = True
     return changed
+
+
+def convert(model: keras.Model, plan: Plan, traced: Trace) -> None:
+    """Have the layers that the plan wants in float8 compute their products so, once and for all.
+
+    It must come before weights are loaded and the optimizer is built: there are variables for it.
+    """
+    ruled = _ruled(model, plan.rules)
+    wanted = []
+    for layer, (_, source) in derive(model, plan):
+        rule = ruled.get(id(layer))
+        if (rule.policy == FLOAT8) if rule is not None else (plan.float8 and source == "global"):
+            wanted.append(layer)
+    plan.converted.update(float8.convert(model, wanted, traced))
+    plan.refused = WeakSet(float8.left_in_bfloat16(wanted, traced))
+
+
+def check_float8(model: keras.Model, plan: Plan) -> None:
+    """Refuse what was to be in float8, and has no layer that is.
+
+    Raises:
+        ConfigurationError: that is so of the policy, or of a rule.
+    """
+    kinds = "Dense and EinsumDense layers that one pass calls once, the model's head excepted"
+    if plan.float8 and not plan.converted:
+        raise ConfigurationError(
+            "No layer of the model can compute its products in float8.",
+            where="precision.policy",
+            remedy=f"only {kinds}, have such products; take mixed_bfloat16",
+        )
+    ruled = _ruled(model, plan.rules)
+    useful = {ruled[id(layer)] for layer in plan.converted if id(layer) in ruled}
+    for rule in plan.rules:
+        if rule.policy == FLOAT8 and rule in set(ruled.values()) - useful:
+            raise ConfigurationError(
+                f"No layer that {rule.match!r} names can compute its products in float8.",
+                where=f"{rule.where}.policy",
+                remedy="only Dense and EinsumDense layers that one pass calls once have such "
+                "products",
+            )
+
+
+def _ruled(model: keras.Model, rules: Sequence[Rule]) -> dict[int, Rule]:
+    """The rule that holds for a layer, by its id: the last that names it, or what it is in."""
+    layers = walk(model)
+    found: dict[int, Rule] = {}
+    for rule in rules:
+        named = [layer for path, layer in layers if rule.names(path, layer)]
+        found.update({id(each): rule for layer in named for each in descendants(layer)})
+    return found
 
 
 def derive(
@@ -207,20 +272,16 @@ def derive(
         rules: in place of the plan's.
     """
     policy = policy or plan.policy
-    layers = walk(model)
-    by_rule: dict[int, str] = {}
-    for rule in plan.rules if rules is None else rules:
-        named = [layer for path, layer in layers if rule.names(path, layer)]
-        by_rule.update({id(each): rule.policy for layer in named for each in descendants(layer)})
+    ruled = _ruled(model, plan.rules if rules is None else rules)
     heads = {id(each) for head in plan.heads for each in _whole(head)}
     derived = []
-    for _, layer in layers:
+    for _, layer in walk(model):
         if not has_float_policy(layer):
             continue
         own = plan.original.get(layer) or policy_name(layer)
         is_global = own == plan.policy
-        if id(layer) in by_rule:
-            asked = (by_rule[id(layer)], "override")
+        if id(layer) in ruled:
+            asked = (ruled[id(layer)].keras_policy, "override")
         elif not is_global:
             asked = (own, "layer")
         elif id(layer) in heads and _head_applies(plan, policy):
@@ -313,6 +374,12 @@ def notes(model: keras.Model) -> list[str]:
     kept = [path for path, layer in walk(model) if plan.asked.get(layer, ("", ""))[1] == "layer"]
     if kept:
         told.append(f"{len(kept)} layers keep the dtype that the model gave them, {kept[0]} first.")
+    refused = [path for path, layer in walk(model) if layer in plan.refused]
+    if refused:
+        told.append(
+            f"{len(refused)} layers stay out of float8, {refused[0]} first: its scales need a "
+            "layer that is called once a step."
+        )
     if plan.head == "policy":
         return told
     narrow = plan.policy.removeprefix("mixed_") in HALF
@@ -332,12 +399,14 @@ def table(model: keras.Model) -> list[dict[str, str]]:
     """Each layer's path, class, variable dtype, compute dtype and their source, parents first.
 
     The source is global (the policy), override (a rule), head, or layer (the model's own code).
-    A subclassed model that hands its inputs on as they come has inputs: uncast too.
+    A subclassed model that hands its inputs on as they come has inputs: uncast too; a layer whose
+    products are in float8 has quantization: float8.
     """
     plan = _PLANS.get(model) or Plan(policy_name(model))
     rows = []
     for path, layer in walk(model):
-        own = "global" if policy_name(layer) == plan.policy else "layer"
+        own = "global" if plan.present(layer) == plan.policy else "layer"
+        mode = layer.quantization_mode
         rows.append(
             {
                 "path": path,
@@ -346,6 +415,7 @@ def table(model: keras.Model) -> list[dict[str, str]]:
                 "compute_dtype": layer.compute_dtype,
                 "source": plan.asked.get(layer, ("", own))[1],
                 **({"inputs": "uncast"} if keeps_inputs(layer) else {}),
+                **({"quantization": mode} if mode is not None else {}),
             }
         )
     return rows

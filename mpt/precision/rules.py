@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from mpt.errors import ConfigurationError, nearest
-from mpt.schema import LAYER_POLICIES
+from mpt.schema import FLOAT8, RULE_POLICIES
 
 _KEYS = ("match", "policy")
 
@@ -26,6 +26,11 @@ class Rule:
     index: int
     match: str
     policy: str
+
+    @property
+    def keras_policy(self) -> str:
+        """Keras's name of the policy that layers get; what float8 is over, for float8."""
+        return "mixed_bfloat16" if self.policy == FLOAT8 else self.policy
 
     @property
     def where(self) -> str:
@@ -61,11 +66,11 @@ def _parse_one(index: int, entry: Mapping[str, Any]) -> Rule:
             remedy="write {match: 'class:Softmax', policy: float32}",
         )
     match, policy = entry["match"], entry["policy"]
-    if policy not in LAYER_POLICIES:
+    if policy not in RULE_POLICIES:
         raise ConfigurationError(
             f"There is no layer policy {policy!r}.",
             where=f"{where}.policy",
-            allowed=LAYER_POLICIES,
+            allowed=RULE_POLICIES,
             value=policy,
         )
     if not isinstance(match, str) or not match:

@@ -30,6 +30,7 @@ class Call:
 
     A call inside a layer of Keras's own, or in a loop's or a branch's own graph, has no
     operations: start = end. `children` counts the calls inside this one that have some.
+    `in_branch`: made in a graph of its own, which a loop's may run many times.
     """
 
     layer: keras.layers.Layer
@@ -37,6 +38,7 @@ class Call:
     end: int = 0
     children: int = 0
     in_graph: bool = False
+    in_branch: bool = False
     inputs: list[tf.Tensor] = field(default_factory=list)
     outputs: list[tf.Tensor] = field(default_factory=list)
 
@@ -115,8 +117,8 @@ def _recorded(model: keras.Model, graph: tf.Graph, calls: list[Call]) -> Iterato
                 return original(layer, *args, **kwargs)  # a __call__ that called its parent's
             call = Call(layer, inputs=_tensors((args, kwargs)))
             calls.append(call)
-            outside = tf.compat.v1.get_default_graph() is graph
-            if not outside or any(_is_unit(each.layer) for each in stack):
+            call.in_branch = tf.compat.v1.get_default_graph() is not graph
+            if call.in_branch or any(_is_unit(each.layer) for each in stack):
                 outputs = original(layer, *args, **kwargs)
             else:
                 call.start, call.in_graph = graph.version, True

@@ -38,8 +38,8 @@ def no_float8(model: keras.Model) -> None:
             raise ConfigurationError(
                 f"The layer {path!r} is quantized ({layer.quantization_mode}), whose gradients "
                 "TensorFlow cannot take outside of a compiled function.",
-                where="model",
-                remedy="probe the model without its quantization",
+                where="precision.policy",
+                remedy="probe it under precision=mixed_bfloat16, over which float8 lies",
             )
 
 

@@ -103,9 +103,7 @@ def observe(model: keras.Model, batch: Any, *, scale: float) -> Observation:
         seen = of(call.path, call.layer)
         _add_call(seen, call)
         seen.innermost &= id(call) not in parents
-    for name, (path, variable) in weight_names(model).items():
-        if getattr(variable, "overwrite_with_gradient", False):
-            continue  # a float8 scale, whose "gradient" is its next value
+    for name, (path, _) in weight_names(model).items():
         of(path, by_path.get(path)).weight_gradients.append(step.weight_gradients.get(name))
     called = {call.path for call in step.calls}
     uncalled = [

@@ -12,6 +12,8 @@ from mpt.report.numbers import count, number, rate, size
 from mpt.report.run_report import RunReport
 
 NOT_MEASURED = "not measured"
+MOST_BLOCKS = 4
+"""Named where a run has many."""
 # Artifact -> what it is for, in the order in which one looks.
 NEXT = {
     "report": "all figures",
@@ -35,7 +37,7 @@ def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[s
     rows = [
         ("run", report.name),
         ("device", f"{device.kind or NOT_MEASURED}: {', '.join(described)}"),
-        ("precision", f"{precision.policy} ({precision.reason}){_tf32(report)}"),
+        ("precision", f"{precision.name} ({precision.reason}){_tf32(report)}"),
         ("loss scale", _loss_scale_settings(report)),
         ("model", _model(report)),
         ("data", _data(report)),
@@ -43,6 +45,11 @@ def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[s
     ]
     if execution.strategy not in (None, "none"):
         rows.append(("strategy", str(execution.strategy)))
+    if execution.rematerialized:
+        blocks = execution.rematerialized
+        more = f" and {len(blocks) - MOST_BLOCKS} more" if len(blocks) > MOST_BLOCKS else ""
+        text = f"{', '.join(blocks[:MOST_BLOCKS])}{more}: computed again in the backward pass"
+        rows.append(("blocks", text))
     return rows
 
 

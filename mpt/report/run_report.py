@@ -10,6 +10,7 @@ from typing import Any
 from mpt import __version__
 from mpt.report.hashes import config_hash, group_hash
 from mpt.report.json_values import encode
+from mpt.schema import FLOAT8
 
 SCHEMA_VERSION = 1
 STATUSES = (
@@ -119,9 +120,15 @@ class Precision:
                 "variable_dtype": {"type": "string"},
                 "compute_dtype": {"type": "string"},
                 "source": {"enum": ["global", "override", "head", "layer"]},
+                "quantization": {"type": "string"},
             },
         },
     )
+
+    @property
+    def name(self) -> str | None:
+        """What was used: the policy, or float8, of which Keras has none."""
+        return FLOAT8 if self.policy and self.requested == FLOAT8 else self.policy
 
 
 @dataclass
@@ -129,6 +136,12 @@ class Execution:
     steps_per_execution: int | None = item("Training steps a device call.")
     jit_compile: bool | None = item("Steps compiled with XLA.")
     strategy: str | None = item("tf.distribute strategy.")
+    rematerialized: list[str] = item(
+        "Blocks whose inside is computed again in the backward pass.",
+        list,
+        type="array",
+        items={"type": "string"},
+    )
     choice_reasons: dict[str, str] = item("Setting chosen by mpt: why.", dict)
 
 

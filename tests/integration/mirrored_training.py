@@ -31,7 +31,12 @@ def batches(bad_half: str | None) -> list[tuple[np.ndarray, np.ndarray]]:
     return [good[0], (x, y), *good[1:]]
 
 
-def model(*, random: bool) -> keras.Model:
+def model(*, random: bool, float8: bool = False) -> keras.Model:
+    if float8:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6), keras.layers.Dense(3)])
+        net.layers[0].quantize("float8")
+        return net
     # Not relu, whose fused kernel makes 0 of NaN on some CPUs.
     layers = [keras.Input((5,)), keras.layers.Dense(6, activation="tanh", name="one")]
     if random:
@@ -39,11 +44,11 @@ def model(*, random: bool) -> keras.Model:
     return keras.Sequential([*layers, keras.layers.Dense(3, name="two")])
 
 
-def train(strategy, runs: dict, *, mode: str, name: str, random: bool = True) -> dict:
+def train(strategy, runs: dict, *, mode: str, name: str, random: bool = True, float8=False) -> dict:
     """Trains once on each of `runs`, always from the same start."""
     keras.utils.set_random_seed(11)
     with strategy.scope():
-        net = model(random=random)
+        net = model(random=random, float8=float8)
         inner = optim.build(name=name, learning_rate=0.01, total_steps=10, global_clipnorm=1.0)
         scale = {"mode": mode, "initial_scale": 4.0, "statistics_every": 1}
         optimizer = LossScaleOptimizer(inner, **scale)
@@ -90,6 +95,9 @@ def main(mode: str) -> None:
     result = train(strategy, {**runs, "clean": batches(None)}, mode=mode, name="adam")
     for name, where in (("mirrored", strategy), ("alone", tf.distribute.get_strategy())):
         result |= train(where, {name: batches(None)}, mode=mode, name="sgd", random=False)
+        runs = {f"{name}_float8": batches(None)}
+        result |= train(where, runs, mode=mode, name="sgd", random=False, float8=True)
+        keras.config.set_dtype_policy("float32")
     print(json.dumps(result))
 
 

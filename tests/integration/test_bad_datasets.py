@@ -13,6 +13,8 @@ TINY = (
     *("trainer.steps=4", "trainer.epochs=null", "trainer.log_every=2", "run_dir=run"),
 )
 FOLDER = ("dataset=image_folder", "dataset.path=photos", "dataset.size=16")
+SCENES = ("dataset=mask_folder", "dataset.path=scenes", "dataset.size=16", "dataset.classes=3")
+UNET = ("model=unet", "model.width=2", "model.depth=1")
 TEXT = ("dataset=text", "dataset.length=8", "model=gpt", "model.depth=1", "model.width=8")
 SHARDS = ("dataset=tfrecord", "dataset.path=shards", "dataset.size=16", "dataset.classes=3")
 CNN = ("model=cnn", "model.filters=2")
@@ -31,6 +33,26 @@ def photos(kinds=((3, ".png"),)):
         for number, (channels, suffix) in enumerate(islice(cycle(kinds), 8)):
             content = encoded(number, channels, suffix)
             Path("photos", name, f"{number}{suffix}").write_bytes(content)
+
+
+def scenes(change=lambda: None):
+    """Eight images and their masks of three classes; then `change`."""
+
+    def write():
+        for part in ("images", "masks"):
+            Path("scenes", part).mkdir(parents=True)
+        ids = np.arange(20 * 24).reshape(20, 24, 1) % 3
+        for number in range(8):
+            Path(f"scenes/images/{number}.png").write_bytes(encoded(number))
+            mask(number, ids)
+        change()
+
+    return write
+
+
+def mask(number, ids):
+    content = tf.io.encode_png(ids.astype(np.uint8)).numpy()
+    Path(f"scenes/masks/{number}.png").write_bytes(content)
 
 
 def empty_class():
@@ -106,6 +128,37 @@ def labels_beyond():
         (no_classes, (*FOLDER, *CNN), "dataset.path", "no folders of classes"),
         (no_bytes, (*FOLDER, *CNN), "dataset.path", "image cat/3.png of"),
         (no_image_inside, (*FOLDER, *CNN), "dataset", "image bee/0.png of"),
+        (
+            scenes(lambda: Path("scenes/masks/3.png").unlink()),
+            (*SCENES, *UNET),
+            "scenes/images/3.png",
+            "images/3.png has no mask",
+        ),
+        (
+            scenes(lambda: mask(3, np.ones((20, 20, 1)))),
+            (*SCENES, *UNET),
+            "scenes/masks/3.png",
+            "has 20x20 pixels, its image 3.png 20x24",
+        ),
+        (
+            scenes(lambda: mask(3, np.full((20, 24, 1), 7))),
+            (*SCENES, *UNET),
+            "scenes/masks/3.png",
+            "has the id 7, and there are 3 classes",
+        ),
+        (
+            scenes(lambda: mask(3, np.ones((20, 24, 3)))),
+            (*SCENES, *UNET),
+            "scenes/masks/3.png",
+            "holds colours (RGB), not one id a pixel",
+        ),
+        (
+            scenes(),
+            (*SCENES, *UNET, "dataset.size=15"),
+            "model.depth",
+            "images of 15x15 cannot be halved 1 times",
+        ),
+        (scenes(), (*SCENES, *CNN), "model", "its labels (16, 16)"),
         (
             bytes_of_ids(1, 2, 30),
             (*TEXT, "dataset.path=ids.bin", "dataset.vocabulary=30"),

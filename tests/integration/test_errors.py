@@ -72,7 +72,7 @@ CONFIGURATION = [
     case("rule without a policy", "precision.overrides=[{match:a}]", "precision.overrides[0]"),
     case(
         "rule with an unknown policy",
-        "precision.overrides=[{match:a,policy:float8}]",
+        "precision.overrides=[{match:a,policy:float7}]",
         "precision.overrides[0].policy",
     ),
     case("name with a separator", "name=a/b", "name", "path separator"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import warnings
 from pathlib import Path
 
 import keras
@@ -11,7 +13,7 @@ import pytest
 from mpt.cli import main
 
 WORDS = (
-    *("train", "model=mlp", "model.hidden=[16]", "dataset.examples=400", "precision=float32"),
+    *("train", "model=mlp", "model.hidden=[128,128]", "dataset.examples=400", "precision=float32"),
     *("device=cpu", "trainer.steps=40", "trainer.epochs=null", "telemetry.peak=false", "-q"),
 )
 
@@ -84,7 +86,7 @@ def test_what_it_prints(mpt, trained):
         ([], "takes one run"),
         (["@", "@"], "takes one run"),
         (["absent"], "config.yaml"),
-        (["@", "precision=float8"], "precision=float8"),
+        (["@", "precision=float7"], "precision=float7"),
         (["@", "optimizer.learning_rate=1"], "no place in mpt evaluate"),
         (["@", "precision.nothing=1"], "precision.nothing"),
         (["@", "dataset.validation_fraction=0"], "no validation examples"),
@@ -124,18 +126,125 @@ class TestExport:
         assert os.listdir("serving") == ["1"]
 
     def test_one_that_differs_is_not_kept(self, mpt, trained, monkeypatch):
-        monkeypatch.setattr("mpt.exporting.TOLERANCE", {"float32": -1.0})
+        monkeypatch.setattr("mpt.exporting.export.TOLERANCE", {"float32": -1.0})
         done = mpt("export", str(trained), "--to", "out")
         assert done.code == 1
         assert "differs from the Keras model" in done.err
         assert os.listdir() == []
 
+    def test_json(self, mpt, trained, tmp_path):
+        done = mpt("export", str(trained), "--to", "out", "--json")
+        assert done.code == 0, done.err
+        content = json.loads(done.out)
+        assert (content["format"], content["path"]) == ("saved_model", f"{tmp_path}/out")
+        assert content["difference"] <= content["allowed_difference"]
+
     @pytest.mark.parametrize(
         ("words", "says"),
-        [([], "takes one run"), (["@", "--to", "there"], "is there already")],
+        [
+            ([], "takes one run"),
+            (["@", "--to", "there"], "is there already"),
+            (["@", "--to", "there", "--format", "tflite"], "is there already"),
+            (["@", "--format", "tflite", "--to", f"{__file__}/out"], "cannot be written"),
+            (["@", "--format", "tf"], "--format tf is not a choice"),
+            (["@", "--format", "tflite", "precision=float16"], "computes in float32"),
+            (["@", "--format", "tflite", "precision.policy=float16"], "computes in float32"),
+        ],
     )
     def test_bad_input(self, mpt, trained, words, says):
         Path("there").mkdir()
         done = mpt("export", *(str(trained) if word == "@" else word for word in words))
         assert (done.code, done.err.count("error: ")) == (2, 1)
         assert says in done.err
+
+
+ODD = """
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable()
+class Odd(keras.layers.Layer):
+    def call(self, x):
+        return tf.math.erfinv(tf.tanh(x) / 2)
+
+
+def build(shape, classes):
+    x = keras.Input(shape)
+    y = keras.layers.Dense(8)(keras.layers.Flatten()(x))
+    return keras.Model(x, keras.layers.Dense(classes, activation="softmax")(Odd()(y)))
+"""
+
+
+def interpreter_of(file):
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tf.lite.Interpreter(model_path=str(file))
+
+
+class TestTfliteExport:
+    def test_it_gives_what_the_keras_model_gives_in_half_the_space(self, mpt, trained, tmp_path):
+        done = mpt("export", str(trained), "--format", "tflite", "--to", "lite/digits.tflite")
+        assert (done.code, done.err) == (0, "")
+        *_, size, last = done.out.splitlines()
+        file = tmp_path / "lite" / "digits.tflite"
+        assert last == f"tflite model: {file}"
+        assert size == "size         55 KiB; the weights in float32 take 102 KiB"
+        assert os.listdir("lite") == ["digits.tflite"]
+        assert file.stat().st_size == pytest.approx(55 * 1024, abs=512)
+        model = keras.models.load_model(trained / "model.keras", compile=False)
+        x = np.random.default_rng(0).normal(size=(5, *model.input_shape[1:])).astype("float32")
+        interpreter = interpreter_of(file)
+        runner = interpreter.get_signature_runner("serving_default")
+        (name,) = runner.get_input_details()
+        (outputs,) = runner(**{name: x}).values()
+        expected = np.asarray(model(x, training=False))
+        np.testing.assert_allclose(outputs, expected, atol=2e-3)
+        assert np.abs(outputs - expected).max() > 0, "the weights are rounded"
+        halves = [t["name"] for t in interpreter.get_tensor_details() if t["dtype"] is np.float16]
+        assert len(halves) >= 3
+
+    def test_in_the_runs_folder_as_json(self, mpt, trained):
+        done = mpt("export", str(trained), "--format", "tflite", "--json")
+        assert (done.code, done.err) == (0, "")
+        content = json.loads(done.out)
+        file = trained / "model_float16.tflite"
+        assert (content["path"], content["bytes"]) == (str(file), file.stat().st_size)
+        assert (content["format"], content["policy"]) == ("tflite", "float32")
+        assert content["float32_weights_bytes"] == 4 * (64 * 128 + 128 * 129 + 129 * 10 + 128)
+        assert 0 < content["difference"] <= content["allowed_difference"]
+        assert content["allowed_difference"] == 1e-2 * content["largest_output"]
+        again = mpt("export", str(trained), "--format", "tflite")
+        file.unlink()
+        assert again.code == 2
+        assert "is there already" in again.err
+
+    def test_weights_beyond_float16_are_not_kept(self, mpt, trained):
+        shutil.copytree(trained, "run")
+        model = keras.models.load_model("run/model.keras", compile=False)
+        _, one, two, _ = model.layers
+        one.set_weights([1e8 * part for part in one.get_weights()])  # a relu passes factors on
+        two.kernel.assign(two.kernel / 1e8)
+        model.save("run/model.keras")
+        before = files("run")
+        done = mpt("export", "run", "--format", "tflite", "--to", "a/b.tflite")
+        assert done.code == 1
+        assert "differs from the Keras model" in done.err
+        assert os.listdir() == ["run"]
+        assert files("run") == before
+
+    def test_an_operation_that_tflite_does_not_have(self, mpt):
+        Path("odd.py").write_text(ODD)
+        words = [word for word in WORDS if not word.startswith("model")]
+        model = ("model=python", "model.function=odd.py:build", "--allow", "odd.py", "run_dir=run")
+        assert mpt(*words, *model).code == 0
+        before = files(".")
+        done = mpt("export", "run", "--format", "tflite", "--to", "a/odd", "--allow", "odd.py")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(
+            "error: TFLite has no operations for these of the model's: Erfinv\n"
+        )
+        assert done.err.count("\n") == 3
+        assert {file for file in files(".") if "__pycache__" not in str(file)} == set(before)

@@ -68,6 +68,18 @@ FORMS = {
     "needs_scaling": Smoke(("precision=mixed_float16", "loss_scale=dynamic"), {}),
     "seed_cnn": Smoke((), {"data.name": "digits"}),
     "smoke": Smoke((), {"precision.policy": "mixed_float16", "config.trainer.smoke_checks": True}),
+    "unet_shapes": Smoke(
+        (
+            *("model.width=4", "model.depth=2", "dataset.examples=20", "dataset.size=16"),
+            *("precision=mixed_bfloat16", WARM),
+        ),
+        {
+            "data.train_examples": 16,
+            "precision.policy": "mixed_bfloat16",
+            "config.monitor": "validation/mean_iou",
+            "metrics.best.name": "validation/mean_iou",
+        },
+    ),
     "vit_small": Smoke(
         (*VIT, "dataset.path={shards}", WARM),
         {"precision.policy": "mixed_bfloat16", "config.dataset.mixup": 0.2},

@@ -95,6 +95,14 @@ def test_bfloat16_with_a_callback_that_counts(tmp_path):
     assert rates[0] != rates[-1], "the callback never did anything"
 
 
+def test_float8_whose_scales_follow_former_steps(tmp_path):
+    rule = "precision.overrides=[{match: logits, policy: float8}]"
+    unbroken, resumed = in_pieces(tmp_path, after(5), *DIGITS, "precision=mixed_bfloat16", rule)
+    assert_identical(unbroken, resumed)
+    table = report_of(resumed)["precision"]["table"]
+    assert any(row.get("quantization") == "float8" for row in table)
+
+
 def test_float16_with_overflows(tmp_path):
     unbroken, resumed = in_pieces(tmp_path, after(4, 13), *OVERFLOWS)
     assert_identical(unbroken, resumed)

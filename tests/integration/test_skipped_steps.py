@@ -211,6 +211,13 @@ def test_two_replicas_take_the_same_answer_whoever_had_the_nan(mode):
         for i, part in enumerate(alone["state"][kind]):
             for replica in (0, 1):
                 np.testing.assert_allclose(both["state"][kind][2 * i + replica], part, rtol=1e-4)
+    # A replica takes the scales that fit the other's numbers too: those of the whole batch.
+    own, of_all = (result[f"{name}_float8"]["state"]["weights"] for name in ("alone", "mirrored"))
+    assert 1024 in map(len, own)
+    for i, part in enumerate(own):
+        assert of_all[2 * i] == of_all[2 * i + 1]
+        np.testing.assert_allclose(of_all[2 * i], part, rtol=0.05, atol=1e-3)
+
     for mine, its in zip(both["telemetry"], alone["telemetry"], strict=True):
         for key in ("loss", "global_norm", "max_abs"):
             assert mine[key] == pytest.approx(its[key], rel=1e-4)

@@ -68,6 +68,33 @@ def test_the_loss_is_smoothed_and_weighted_as_keras_would(train):
     assert rows[8]["train/accuracy"] == pytest.approx(np.mean(correct))
 
 
+DEEP = ("model.hidden=[16,16]", "model.dropout=0.2", "trainer.steps=12", "trainer.eval_every=12")
+
+
+def test_blocks_that_are_computed_again_train_alike(mpt, train):
+    (kept,) = train("kept", *DEEP, "trainer.log_every=12").values()
+    words = (*DEEP, "trainer.log_every=12", r"trainer.rematerialize=['_\d$']")
+    (again,) = train("again", *words).values()
+    for tag in ("train/loss", "validation/loss"):
+        assert again[tag] == pytest.approx(kept[tag], rel=1e-5)
+    report = json.loads(Path("again/report.json").read_text())
+    assert report["execution"]["rematerialized"] == ["_1", "_2"]
+    assert "_1, _2: computed again" in mpt("show", "again").out
+
+
+@pytest.mark.slow
+def test_blocks_are_computed_again_on_two_replicas_too(mpt_process, tmp_path):
+    two = ("device=mirrored", "device.logical_cpus=2", *DEEP, "trainer.log_every=12")
+    found = []
+    for name, patterns in (("kept", "[]"), ("again", r"['_\d$']")):
+        words = (*TINY, *two, f"trainer.rematerialize={patterns}", f"run_dir={tmp_path / name}")
+        done = mpt_process("train", *words)
+        assert done.code == 0, done.err
+        found.append(json.loads((tmp_path / name / "report.json").read_text())["metrics"]["final"])
+    assert found[0]["train/loss"] == pytest.approx(found[1]["train/loss"], rel=1e-5)
+    assert found[0]["validation/loss"] == pytest.approx(found[1]["validation/loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "where", "says"),
     [

@@ -18,6 +18,7 @@ NEEDED = {
     "dataset/python.yaml": ["dataset.function=m:f"],
     "dataset/arrays.yaml": ["dataset.path=a.npz"],
     "dataset/image_folder.yaml": ["dataset.path=photos"],
+    "dataset/mask_folder.yaml": ["dataset.path=scenes"],
     "dataset/text.yaml": ["dataset.path=a.txt"],
     "dataset/tfrecord.yaml": ["dataset.path=shards"],
     "dataset/tfds.yaml": ["dataset.name=mnist"],

@@ -30,6 +30,7 @@ class Given:
     element_spec: Any
     classes: int | None
     name: str = "given"
+    ignores: bool = False
 
 
 def given(x, y, classes):

@@ -23,6 +23,7 @@ class Given:
     element_spec: Any
     classes: int | None = None
     name: str = "given"
+    ignores: bool = False
 
 
 def spec(shape: tuple[int, ...], dtype: Any = tf.float32) -> tf.TensorSpec:
@@ -141,6 +142,83 @@ def test_segmentation() -> None:
     y = np.random.default_rng(1).integers(0, 3, (4, 4, 4))
     expected = -np.log(np.take_along_axis(model.predict(x, verbose=0), y[..., None], -1)).mean()
     assert model.test_on_batch(x, y, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+PIXELS = np.random.default_rng(3)
+PICTURES = PIXELS.random((4, 4, 4, 2), np.float32)
+MASKS = PIXELS.integers(0, 3, (4, 4, 4))
+COUNTS = (PIXELS.random((4, 4, 4)) < 0.6).astype(np.float32)
+
+
+def overlap(labels: Any, predicted: Any, weights: Any = 1.0) -> float:
+    """The mean over the classes of intersection over union, by its definition."""
+    found = []
+    for kind in range(3):
+        one, other = labels == kind, predicted == kind
+        both, either = (float((part * weights).sum()) for part in (one & other, one | other))
+        if either:
+            found.append(both / either)
+    return float(np.mean(found))
+
+
+def per_pixel(activation: str | None, units: int = 3) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((4, 4, 2)), keras.layers.Conv2D(units, 1, activation=activation)]
+    )
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+@pytest.mark.parametrize("last", [(), (1,)])
+def test_metrics_of_pixels(activation: str | None, last: tuple[int, ...]) -> None:
+    model = compile_(per_pixel(activation), data((4, 4, 2), (4, 4, *last)))
+    masks = MASKS.reshape(4, 4, 4, *last)
+    found = model.test_on_batch(PICTURES, masks, return_dict=True)
+    predicted = model.predict(PICTURES, verbose=0).argmax(-1)
+    assert set(found) == {"loss", "accuracy", "mean_iou"}
+    assert found["accuracy"] == pytest.approx((predicted == MASKS).mean())
+    assert found["mean_iou"] == pytest.approx(overlap(MASKS, predicted))
+
+
+def test_other_kinds_of_pixels() -> None:
+    one_hot = np.eye(3, dtype=np.float32)[MASKS]
+    model = compile_(per_pixel("softmax"), data((4, 4, 2), (4, 4, 3), tf.float32))
+    found = model.test_on_batch(PICTURES, one_hot, return_dict=True)
+    predicted = model.predict(PICTURES, verbose=0).argmax(-1)
+    assert found["mean_iou"] == pytest.approx(overlap(MASKS, predicted))
+    for activation in ("sigmoid", None):
+        model = compile_(per_pixel(activation, 1), data((4, 4, 2), (4, 4), classes=2))
+        found = model.test_on_batch(PICTURES, MASKS > 1, return_dict=True)
+        limit = 0.5 if activation else 0.0
+        predicted = model.predict(PICTURES, verbose=0)[..., 0] > limit
+        assert found["mean_iou"] == pytest.approx(overlap(MASKS > 1, predicted))
+
+
+@pytest.mark.parametrize("loss", ["auto", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_ignored_pixels_count_for_nothing(loss: str, smoothing: float) -> None:
+    given = data((4, 4, 2), (4, 4))
+    given.element_spec = (*given.element_spec, spec((4, 4)))
+    given.ignores = True
+    model = compile_(per_pixel(None), given, loss=loss, label_smoothing=smoothing)
+    found = model.test_on_batch(PICTURES, MASKS, COUNTS, return_dict=True)
+    logits = model.predict(PICTURES, verbose=0).astype(np.float64)
+    predicted, counted = logits.argmax(-1), COUNTS > 0
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    target = (1 - smoothing) * np.eye(3)[MASKS] + smoothing / 3
+    expected = -(target * logs).sum(-1)[counted].mean()
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["accuracy"] == pytest.approx((predicted == MASKS)[counted].mean())
+    assert found["mean_iou"] == pytest.approx(overlap(MASKS, predicted, COUNTS))
+    other = np.where(counted, MASKS, 0)
+    assert model.test_on_batch(PICTURES, other, COUNTS, return_dict=True) == found
+    nothing = model.test_on_batch(PICTURES, MASKS, 0 * COUNTS, return_dict=True)
+    assert nothing["loss"] == 0, "a batch of nothing but ignored pixels is no NaN"
+
+
+def test_tokens_have_no_overlap() -> None:
+    model = keras.Sequential([keras.Input((5, 2)), keras.layers.Dense(3)])
+    given = data((5, 2), (5,))
+    assert names(compile_(model, given), given) == ["accuracy", "loss"]
 
 
 @pytest.mark.parametrize("policy", ["float16", "mixed_float16", "bfloat16", "mixed_bfloat16"])

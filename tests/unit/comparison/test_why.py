@@ -61,6 +61,45 @@ def test_tf32_in_the_baseline(write_run: Any) -> None:
     assert reason.startswith("the baseline has TF32 on")
 
 
+F8_ROWS = [
+    {"path": "a", "class": "Dense", "quantization": "float8"},
+    {"path": "b", "class": "EinsumDense", "quantization": "float8"},
+    {"path": "head", "class": "Dense"},
+]
+
+
+@pytest.mark.parametrize(
+    ("capability", "jit", "said"),
+    [
+        (None, False, "float8: Keras rounds to it and multiplies in bfloat16, and EPYC has no"),
+        ([8, 0], True, "float8: Keras rounds to it and multiplies in bfloat16, and EPYC has no"),
+        ([8, 9], False, "float8: Keras rounds to it and multiplies in bfloat16: only XLA"),
+        ([9, 0], True, "nothing that was measured explains it"),
+    ],
+)
+def test_float8_beside_bfloat16(
+    write_run: Any, capability: list[int] | None, jit: bool, said: str
+) -> None:
+    device = {"device__compute_capability": capability, "execution__jit_compile": jit}
+    float8 = {"precision__requested": "float8", "precision__table": F8_ROWS}
+    for seed in range(3):
+        write_run(seed=seed, speed=1000 + seed, policy="mixed_bfloat16", **device)
+        write_run(
+            seed=seed,
+            speed=1000 + 2 * seed,
+            policy="mixed_bfloat16",
+            **device,
+            **float8,
+            config__precision__policy="float8",
+        )
+    found = compare([write_run.folder])
+    (pairing,) = found.pairings
+    assert (pairing.group.label, pairing.baseline.label) == ("float8", "mixed_bfloat16")
+    (reason,) = pairing.why_not_faster
+    assert reason.startswith(said)
+    assert "float8: products of 1 Dense, 1 EinsumDense of 3 layers are in float8" in found.notes[0]
+
+
 @pytest.mark.parametrize(
     ("capability", "policy", "expected"),
     [

@@ -15,6 +15,7 @@ NEEDED = {
     "arrays": ["dataset.path=a.npz"],
     "text": ["dataset.path=a.txt"],
     "image_folder": ["dataset.path=images"],
+    "mask_folder": ["dataset.path=scenes"],
     "tfrecord": ["dataset.path=shards"],
     "tfds": ["dataset.name=mnist"],
 }

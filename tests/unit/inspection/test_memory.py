@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from mpt import rematerialization
 from mpt.inspection.memory import estimates
 
 L = keras.layers
@@ -88,3 +89,23 @@ def test_the_share_in_16_bits(inspected):
     assert said["mixed_float16"].half_flops_share == pytest.approx(share)
     assert said["mixed_bfloat16"].half_flops_share == pytest.approx(share)
     assert said["float32"].half_flops_share == 0
+
+
+def blocks_of_two():
+    x = inputs = keras.Input((16,))
+    for number, width in ((1, 32), (2, 64)):
+        x = L.Dense(width, name=f"block{number}_in")(x)
+        x = L.Dense(width, name=f"block{number}_wide")(x)
+        x = L.Dense(16, name=f"block{number}_out")(x)
+    return keras.Model(inputs, L.Dense(2, name="head")(x))
+
+
+def test_inside_of_blocks_only_the_largest_counts(inspected):
+    subject = inspected(blocks_of_two, models.ROWS, "float32")
+    kept = by_policy(subject)["float32"].activations
+    assert kept == 4 * 4 * (2 * 32 + 16 + 2 * 64 + 16 + 2)
+    subject.prepared.blocks = rematerialization.blocks(subject.model, [r"block\d_"])
+    again = by_policy(subject)
+    assert again["float32"].activations == kept - 4 * 4 * 2 * 32
+    # The head stays in float32.
+    assert again["mixed_float16"].activations == 2 * 4 * (16 + 2 * 64 + 16) + 4 * 4 * 2

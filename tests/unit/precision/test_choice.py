@@ -78,7 +78,7 @@ def test_a_choice_that_pays_has_no_warning(policy, device):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_tf32_follows_the_policy_unless_it_is_set(policy):
     device = gpu(8, 0)
-    expected = policy in ("auto", "tf32", "mixed_float16", "mixed_bfloat16")
+    expected = policy in ("auto", "tf32", "mixed_float16", "mixed_bfloat16", "float8")
     assert choose(policy, device, None).tf32 == expected
     assert choose(policy, device, True).tf32
     if policy != "tf32":

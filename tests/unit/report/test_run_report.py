@@ -42,7 +42,13 @@ KEYS = {
         "float16_units",
     },
     "precision": {"requested", "policy", "reason", "tf32", "fused_batch_norm", "table"},
-    "execution": {"steps_per_execution", "jit_compile", "strategy", "choice_reasons"},
+    "execution": {
+        "steps_per_execution",
+        "jit_compile",
+        "strategy",
+        "rematerialized",
+        "choice_reasons",
+    },
     "model": {"parameters", "forward_flops_per_example"},
     "data": {
         "name",
