@@ -109,9 +109,7 @@ def color(image: tf.Tensor, factor: float) -> tf.Tensor:
 
     if image.shape[2] == 1:
         return image
-    planes = tf.transpose(
-        image, [2, 0, 1]
-    )  # what is of one value a pixel, or a channel, is fast so
+    planes = tf.transpose(image, [2, 0, 1])  # what has one value a pixel is fast so
     return tf.transpose(_blended(_grey(image), planes, factor), [1, 2, 0])
 
 
