@@ -16,8 +16,9 @@ from mpt.precision.float8 import in_float8
 from mpt.precision.fused import fuse, unfuse, unfused
 from mpt.precision.inputs import first_cast
 from mpt.precision.layers import graph_of, is_container, is_functional, walk
-from mpt.precision.policy import apply_table, build, computes_float16, notes, table
+from mpt.precision.policy import build
 from mpt.precision.reference import computing_in
+from mpt.precision.table import apply_table, computes_float16, notes, table
 from mpt.precision.variants import policies_under, rules_without_effect
 
 __all__ = [

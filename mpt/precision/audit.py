@@ -22,7 +22,8 @@ from mpt.precision.layers import (
     refreeze,
     walk,
 )
-from mpt.precision.policy import Plan, check_float8, convert, plan_of, refine, resolve
+from mpt.precision.plan import Plan, plan_of, resolve
+from mpt.precision.policy import check_float8, convert, refine
 from mpt.rule_text import as_override, float32_rule, naming
 
 _FLOAT16_MAX = 65504.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from mpt.precision.policy import derive, plan_of
+from mpt.precision.plan import derive, plan_of
 from mpt.precision.rules import Rule
 
 
