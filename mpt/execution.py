@@ -118,10 +118,16 @@ def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit:
 
 
 def _configuration_error(error: BaseException | None) -> ConfigurationError | None:
-    """The user's mistake behind an error that tracing wrapped, if it is one."""
-    while error is not None and not isinstance(error, ConfigurationError):
+    """The user's mistake behind an error that tracing wrapped, if it is one.
+
+    The innermost: Keras makes another of it, of that class, which says less.
+    """
+    found = None
+    while error is not None:
+        if isinstance(error, ConfigurationError):
+            found = error
         error = error.__cause__ or error.__context__
-    return error
+    return found
 
 
 def _rehearse_compiled(

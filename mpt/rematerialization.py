@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.variables import AutocastScope
 
 from mpt.errors import ConfigurationError
 from mpt.precision import graph_of, is_functional, walk
@@ -194,12 +195,33 @@ def _check_losses(block: Block) -> None:
         if layer.activity_regularizer is not None or isinstance(
             layer, keras.layers.ActivityRegularization
         ):
-            raise ConfigurationError(
-                f"The layer {layer.name!r} in the block {block.name!r} adds a loss of its "
-                "activations, which a block that is computed again cannot have",
-                where=WHERE,
-                remedy="leave it out of the blocks",
-            )
+            raise _adds_loss(layer, block)
+
+
+def _adds_loss(layer: keras.layers.Layer, block: Block) -> ConfigurationError:
+    return ConfigurationError(
+        f"The layer {layer.name!r} in the block {block.name!r} adds a loss of its "
+        "activations, which a block that is computed again cannot have",
+        where=WHERE,
+        remedy="leave it out of the blocks",
+    )
+
+
+def _losses(block: Block) -> dict[keras.layers.Layer, int]:
+    """How many losses each layer has added with add_loss by now."""
+    return {layer: len(layer._losses) for layer in block.layers}
+
+
+def _state(block: Block) -> list[tf.Variable]:
+    """What a pass of the block changes."""
+    state = [v for layer in block.layers for v in layer._non_trainable_variables]
+    state += [each.state for layer in block.layers for each in layer._seed_generators]
+    # It replaces its kernel by a normalized one.
+    state += [
+        each.kernel for each in block.layers if isinstance(each, keras.layers.SpectralNormalization)
+    ]
+    with AutocastScope(None):  # a model's scope would give what is cast, which takes no value
+        return [variable.value for variable in state]
 
 
 def rematerialized(found: Blocks, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -263,9 +285,7 @@ def _run_block(block: Block, values: dict[int, Any], operation_fn: Any, used: se
     needed = [key for key in values if key in given and _is_differentiable(values[key])]
     masks = {key: keras.src.backend.get_keras_mask(values[key]) for key in needed}
     outside = {key: values[key] for key in given if key not in needed}
-    state = [v.value for layer in block.layers for v in layer._non_trainable_variables] + [
-        generator.state.value for layer in block.layers for generator in layer._seed_generators
-    ]
+    state = _state(block)
     before = [tf.identity(each) for each in state]
     wanted = [id(x) for node in block.nodes for x in node.outputs if id(x) in used]
     passes = 0
@@ -273,6 +293,7 @@ def _run_block(block: Block, values: dict[int, Any], operation_fn: Any, used: se
     def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
         nonlocal passes
         passes += 1
+        losses = _losses(block)
         now = [tf.identity(each) for each in state] if passes > 1 else []
         for variable, value in zip(state, before, strict=True) if now else ():
             variable.assign(value)
@@ -283,6 +304,9 @@ def _run_block(block: Block, values: dict[int, Any], operation_fn: Any, used: se
             inside[key] = tensor
         for node in block.nodes:
             _run_node(node, inside, operation_fn)
+        for layer, count in _losses(block).items():
+            if count > losses[layer]:
+                raise _adds_loss(layer, block)
         for variable, value in zip(state, now, strict=True) if now else ():
             variable.assign(value)
         out_masks[:] = [keras.src.backend.get_keras_mask(inside[key]) for key in wanted]

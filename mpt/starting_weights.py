@@ -48,31 +48,33 @@ def load(model: keras.Model, path: Path) -> list[str]:
 def _take_weights(model: keras.Model, source: keras.Model) -> list[str]:
     """Give `model` the weights of one whose products may be in float8 where its own are not.
 
-    Scales that only one of them has stay as they are: that is what it says.
+    Scales of layers that the source has in no float8 stay as they are: that is what it says.
     """
-    (own, scales), (given, others) = _weights_and_scales(model), _weights_and_scales(source)
+    own, given = _weights(model), _weights(source)
     if [tuple(w.shape) for w in own] != [tuple(w.shape) for w in given]:
         raise ValueError(f"{len(given)} weights of other shapes than the model's {len(own)}")
-    same = len(scales) == len(others)
-    if same:
-        own, given = own + scales, given + others
     for weight, value in zip(own, given, strict=True):
         weight.assign(value)
-    if scales and not same:
-        return ["the weights were not trained in these layers' float8: its scales start at 1."]
+    scales, others = _scales(model), _scales(source)
+    for key in scales.keys() & others.keys():
+        scales[key].assign(others[key])
+    if new := {place for place, _ in scales.keys() - others.keys()}:
+        return [f"{len(new)} layers were not trained in float8: their scales start at 1."]
     return []
 
 
-def _weights_and_scales(model: keras.Model) -> tuple[list[keras.Variable], list[keras.Variable]]:
-    """The model's weights, and float8's scales by themselves: a loaded layer lists those first."""
-    weights = [weight for weight in model.weights if not is_overwritten(weight)]
-    scales = [
-        scale
-        for _, layer in precision.walk(model)
-        for scale in sorted(layer._trainable_variables, key=lambda variable: variable.name)
+def _weights(model: keras.Model) -> list[keras.Variable]:
+    return [weight for weight in model.weights if not is_overwritten(weight)]
+
+
+def _scales(model: keras.Model) -> dict[tuple[int, str], keras.Variable]:
+    """float8's scales by the layer's place in the model, which a loaded one shares, and name."""
+    return {
+        (place, scale.name): scale
+        for place, (_, layer) in enumerate(precision.walk(model))
+        for scale in layer._trainable_variables
         if is_overwritten(scale)
-    ]
-    return weights, scales
+    }
 
 
 def _check_archive(file: Path) -> None:

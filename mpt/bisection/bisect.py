@@ -17,7 +17,7 @@ from mpt.bisection.trials import Trial, Trials, child
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job
 from mpt.run_folder import RunFolder
-from mpt.schema import HALF
+from mpt.schema import FLOAT8, HALF
 
 RECORD = "bisect.json"
 PROBE = {"as_json": False, "batches": 1, "reference": "float32", "plot": "svg"}
@@ -302,7 +302,7 @@ def _check(job: Job) -> None:
     precision = job.config["precision"]
     wanted = [precision["policy"], precision["head"]]
     wanted += [rule["policy"] for rule in precision["overrides"]]
-    if not any(name == "auto" or name.removeprefix("mixed_") in HALF for name in wanted):
+    if not any(name in ("auto", FLOAT8) or name.removeprefix("mixed_") in HALF for name in wanted):
         raise ConfigurationError(
             f"There is nothing to find: {precision['policy']} leaves no layer in reduced "
             "precision.",

@@ -88,7 +88,9 @@ def listed(folder: Path, left_out: LeftOut | None) -> tuple[Pairs, list[str]]:
                 f"{MASKS}",
             )
     images = _files(folder / IMAGES)
-    masks = {Path(name).stem: name for name in _files(folder / MASKS)}
+    # Of several files of one name the PNG, which is last: notes may lie beside it.
+    files = sorted(_files(folder / MASKS), key=lambda name: Path(name).suffix.lower() == ".png")
+    masks = {Path(name).stem: name for name in files}
     others = Counter(Path(name).suffix for name in images if not _is_image(name))
     images = [name for name in images if _is_image(name)]
     if not images:
@@ -120,7 +122,11 @@ def listed(folder: Path, left_out: LeftOut | None) -> tuple[Pairs, list[str]]:
 
 def _files(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_file() and not e.name.startswith("."))
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and os.path.isfile(entry.path)
+        )
 
 
 def _is_image(name: str) -> bool:
@@ -142,6 +148,12 @@ def _head(folder: Path, image: str, mask: str | None, first: str) -> Head:
             folder / MASKS / mask,
             str(error),
             "save it as a PNG, grey or with a palette, whose pixels are the classes' ids",
+        ) from None
+    except OSError as error:
+        raise Unfit(
+            folder / MASKS / mask,
+            f"cannot be read: {error.strerror or error}",
+            "see to it that the file can be read",
         ) from None
 
 

@@ -28,6 +28,8 @@ from mpt.data.pictures import (
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, PALETTE = 0, 3
+DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
+"""Bits of an id."""
 COLOURS = {2: "colours (RGB)", 4: "a grey and a transparency", 6: "colours (RGBA)"}
 
 
@@ -64,6 +66,8 @@ def head_of(file: Path) -> Head:
         width, height, bits, colour = struct.unpack(">IIBB", content[:10])
         if colour not in (GREY, PALETTE):
             raise ValueError(f"holds {COLOURS.get(colour, 'no ids')}, not one id a pixel")
+        if bits not in DEPTHS[colour]:
+            raise ValueError(f"has pixels of {bits} bits, which no PNG file has")
         while kind != b"IDAT":
             start = stream.tell()
             kind, _ = _chunk(stream, skipped=True)

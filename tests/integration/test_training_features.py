@@ -82,6 +82,33 @@ def test_blocks_that_are_computed_again_train_alike(mpt, train):
     assert "_1, _2: computed again" in mpt("show", "again").out
 
 
+ADDS_LOSS = """
+import keras
+
+class Adds(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x * x))
+        return x
+
+def build():
+    x = inputs = keras.Input((8, 8, 1))
+    for layer in (keras.layers.Flatten(), keras.layers.Dense(8), Adds(name="block1_adds")):
+        x = layer(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
+"""
+
+
+def test_a_block_that_adds_a_loss_is_refused_in_our_own_words(mpt):
+    Path("own.py").write_text(ADDS_LOSS)
+    words = ("--allow", "own.py", "model=python", "model.function=own.py:build")
+    done = mpt("train", *words, "trainer.rematerialize=['block']", "run_dir=run")
+    assert done.code == 2
+    assert "The layer 'block1_adds' in the block 'block' adds a loss" in done.err
+    assert "trainer.rematerialize" in done.err
+    assert "call()" not in done.err  # Keras's words
+    assert not Path("run").exists()
+
+
 @pytest.mark.slow
 def test_blocks_are_computed_again_on_two_replicas_too(mpt_process, tmp_path):
     two = ("device=mirrored", "device.logical_cpus=2", *DEEP, "trainer.log_every=12")

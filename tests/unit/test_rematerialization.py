@@ -43,6 +43,13 @@ def nested():
     return keras.Model(inputs, L.Dense(3, dtype="float32")(x))
 
 
+def spectral():
+    inputs = keras.Input((8,))
+    x = L.SpectralNormalization(L.Dense(12), name="block1_spectral")(inputs)
+    x = L.Activation("tanh", name="block1_tanh")(x)
+    return keras.Model(inputs, L.Dense(3, name="head", dtype="float32")(x))
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
@@ -78,7 +85,7 @@ def trained(builder, patterns, *, policy="float32", jit=True, x=X):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("builder", [residual, nested, Subclassed])
+@pytest.mark.parametrize("builder", [residual, nested, spectral, Subclassed])
 def test_nothing_changes_neither_what_is_drawn_nor_what_is_learned(builder, policy):
     plain = trained(builder, [], policy=policy)
     again = trained(builder, [PATTERN], policy=policy)
@@ -99,9 +106,9 @@ def test_masks_go_through_a_block():
     x = x.astype("float32")
     plain = trained(masked, [], jit=False, x=x)
     again = trained(masked, [PATTERN], jit=False, x=x)
-    np.testing.assert_allclose(again[0], plain[0], rtol=1e-6)
+    np.testing.assert_allclose(again[0], plain[0], rtol=1e-5)
     unmasked = np.where(x == 0, 1e-9, x)  # the mask did something
-    assert trained(masked, [], jit=False, x=unmasked)[0] != pytest.approx(plain[0], rel=1e-6)
+    assert trained(masked, [], jit=False, x=unmasked)[0] != pytest.approx(plain[0], rel=1e-4)
 
 
 def kept_for_the_gradient(patterns):
@@ -172,6 +179,26 @@ def with_losses():
     inputs = keras.Input((8,))
     x = L.Dense(8, activity_regularizer="l2", name="block1_dense")(inputs)
     return keras.Model(inputs, L.Dense(3)(x))
+
+
+class AddsLoss(L.Layer):
+    def call(self, x, training=None):
+        if training:
+            self.add_loss(keras.ops.mean(x * x))
+        return x
+
+
+def test_a_loss_that_is_added_while_a_layer_is_called_is_refused():
+    def builder():
+        x = inputs = keras.Input((8,))
+        for layer in (L.Dense(8, name="block1_dense"), AddsLoss(name="block1_loss")):
+            x = layer(x)
+        return keras.Model(inputs, L.Dense(3)(x))
+
+    # TensorFlow wraps what is raised while it traces.
+    with pytest.raises(Exception, match=r"(?s)ConfigurationError: .*'block1_loss' .* adds a loss"):
+        trained(builder, [PATTERN])
+    trained(builder, ["block1_dense"])
 
 
 @pytest.mark.parametrize(

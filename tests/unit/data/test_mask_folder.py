@@ -252,6 +252,13 @@ def test_other_files_are_told_of(folder):
     )
 
 
+def test_a_mask_is_the_png_whatever_lies_beside_it(folder):
+    before = built(folder).fingerprint
+    for name in ("s0.json", "s0.PNX", "s0.txt"):
+        (folder / "train/masks" / name).write_text("x")
+    assert built(folder).fingerprint == before
+
+
 def test_the_fingerprint_is_that_of_the_files(folder, tmp_path):
     before = built(folder).fingerprint
     shutil.copytree(folder, tmp_path / "copy")
@@ -301,6 +308,17 @@ def empty(folder):
     (folder / "train/masks/s5.png").write_bytes(b"")
 
 
+def of_no_bits(folder):
+    content = bytearray((folder / "train/masks/s5.png").read_bytes())
+    content[24] = 0  # bits of a pixel
+    (folder / "train/masks/s5.png").write_bytes(content)
+
+
+def in_a_circle(folder):
+    (folder / "train/masks/s5.png").unlink()
+    (folder / "train/masks/s5.png").symlink_to("s5.png")
+
+
 def two_images(folder):
     shutil.copy(folder / "train/images/s0.png", folder / "train/images/s0.jpg")
 
@@ -331,6 +349,8 @@ def white(folder):
         (beyond, {"classes": 4}, "masks/s4.png", "has the id 9, and there are 4 classes"),
         (cut_short, {}, "masks/s5.png", "masks/s5.png cannot be decoded"),
         (empty, {}, "masks/s5.png", "masks/s5.png is no PNG file"),
+        (of_no_bits, {}, "masks/s5.png", "masks/s5.png has pixels of 0 bits"),
+        (in_a_circle, {}, "images/s5.png", "images/s5.png has no mask"),
         (two_images, {}, "images/s0.png", "has the same mask as s0.jpg"),
         (no_masks, {}, "dataset.path", "val has no folder masks"),
         (no_images, {}, "dataset.path", "has no images"),
