@@ -29,6 +29,8 @@ MAIN_KEYS = {
     "loss_scale": "loss_scale.mode",
 }
 FLOAT8 = "float8"
+FLOAT8_BASE = "mixed_bfloat16"
+"""What a layer is under whose products are in float8."""
 FLOAT8_CAPABILITY = (8, 9)
 """Compute capability from which on a GPU has products in float8."""
 LAYER_POLICIES = tuple(name for name in POLICIES if name not in ("auto", "tf32", FLOAT8))

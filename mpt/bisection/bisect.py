@@ -17,7 +17,7 @@ from mpt.bisection.trials import Trial, Trials, child
 from mpt.errors import ConfigurationError
 from mpt.isolation import Job
 from mpt.run_folder import RunFolder
-from mpt.schema import FLOAT8, HALF
+from mpt.schema import FLOAT8, FLOAT8_BASE, HALF
 
 RECORD = "bisect.json"
 PROBE = {"as_json": False, "batches": 1, "reference": "float32", "plot": "svg"}
@@ -161,7 +161,7 @@ class Bisection:
     def _rank(self, failing: Trial) -> None:
         """Put the layers in the order in which to try them."""
         folder = self.folder / "probe"
-        config = {**self.job.config, "precision": self.precision}
+        config = {**self.job.config, "precision": _without_float8(self.precision)}
         code = child(replace(self.job, config=config, task="probe", options=dict(PROBE)), folder)
         probed = read_probe(folder)
         if probed is None:
@@ -322,6 +322,16 @@ def _float32(precision: Mapping[str, Any]) -> dict[str, Any]:
     """The group for plain float32; rules that widen a layer stay."""
     wide = [rule for rule in precision["overrides"] if rule["policy"] in ("float32", "float64")]
     return {**precision, "policy": "float32", "tf32": False, "head": "float32", "overrides": wide}
+
+
+def _without_float8(precision: Mapping[str, Any]) -> dict[str, Any]:
+    """The group with what float8 lies over: a probe cannot take float8's gradients."""
+
+    def plain(policy: str) -> str:
+        return FLOAT8_BASE if policy == FLOAT8 else policy
+
+    rules = [{**rule, "policy": plain(rule["policy"])} for rule in precision["overrides"]]
+    return {**precision, "policy": plain(precision["policy"]), "overrides": rules}
 
 
 def _slug(layers: list[str]) -> str:

@@ -210,7 +210,8 @@ def _train(
     pair, load = read(pairs), joint(augmentation, ignore, training=True)
 
     def example(number: tf.Tensor, row: tf.Tensor) -> tuple[Any, ...]:
-        return load(*pair(row), tf.stack([tf.constant(seed, tf.int64), number]))
+        content, ids = pair(row)
+        return load(content, ids(), tf.stack([tf.constant(seed, tf.int64), number]))
 
     rows = order(len(pairs.images), batch_size, seed, shuffle, position).unbatch()
     numbered = tf.data.Dataset.zip((tf.data.Dataset.range(position * batch_size, ENDLESS), rows))
@@ -226,8 +227,11 @@ def _validation(
     import tensorflow as tf
 
     pair, load = read(pairs), joint(augmentation, ignore, training=False)
+
+    def example(row: tf.Tensor) -> tuple[Any, ...]:
+        content, ids = pair(row)
+        return load(content, ids(), None)
+
     dataset = tf.data.Dataset.range(len(pairs.images))
-    dataset = dataset.map(
-        lambda row: load(*pair(row), None), num_parallel_calls=cores(), deterministic=True
-    )
+    dataset = dataset.map(example, num_parallel_calls=cores(), deterministic=True)
     return finished(dataset.batch(batch_size).repeat())

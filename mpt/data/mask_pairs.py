@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,11 +194,19 @@ def _looked_at(pairs: Pairs, *, whole: bool) -> Iterator[tuple[int, Any]]:
     import tensorflow as tf
 
     pair = read(pairs)
+    with tf.device("CPU:0"):
+        sides = tf.constant([[head.height, head.width] for head in pairs.heads], tf.int32)
 
     def look(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         content, ids = pair(row)
         shape = tf.shape(decoded(content, 3))[:2] if whole else shape_of(content)
-        return row, shape, tf.math.bincount(tf.reshape(ids, [-1]), dtype=tf.int64)
+        # Not a mask of another size: it may be a few bytes that are gigabytes when decoded.
+        counts = tf.cond(
+            tf.reduce_all(shape == sides[row]),
+            lambda: tf.math.bincount(tf.reshape(ids(), [-1]), dtype=tf.int64),
+            lambda: tf.zeros([0], tf.int64),
+        )
+        return row, shape, counts
 
     count, expected = len(pairs.images), 0
     rows = tf.data.Dataset.range(count)
@@ -254,7 +262,7 @@ def _undecodable(pairs: Pairs, row: int) -> Unfit:
 
 
 def read(pairs: Pairs) -> Any:
-    """A function from a row to the image's bytes and the mask's ids."""
+    """A function from a row to the image's bytes and a function that decodes the mask's ids."""
     import tensorflow as tf
 
     rows = range(len(pairs.images))
@@ -266,9 +274,9 @@ def read(pairs: Pairs) -> Any:
         units = tf.constant([head.unit for head in pairs.heads], tf.int32)
     columns = (images, masks, greys, starts, units)
 
-    def pair(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def pair(row: tf.Tensor) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
         image, mask, *head = (tf.gather(part, row) for part in columns)
-        return tf.io.read_file(image), ids_of(tf.io.read_file(mask), *head)
+        return tf.io.read_file(image), lambda: ids_of(tf.io.read_file(mask), *head)
 
     return pair
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mpt.device import Device
 from mpt.errors import ConfigurationError
-from mpt.schema import FLOAT8, FLOAT8_CAPABILITY, POLICIES
+from mpt.schema import FLOAT8, FLOAT8_BASE, FLOAT8_CAPABILITY, POLICIES
 
 # "precision.tf32: null" follows the policy: on where speed is what was asked for.
 _TF32_POLICIES = ("tf32", "mixed_float16", "mixed_bfloat16")
@@ -70,7 +70,7 @@ def choose(policy: str, device: Device, tf32: bool | None) -> Choice:
     if resolved == "tf32":
         resolved, reason = "float32", "float32 with TensorFloat-32 products was asked for"
     if resolved == FLOAT8:
-        resolved, reason = "mixed_bfloat16", "float8 products over mixed_bfloat16 were asked for"
+        resolved, reason = FLOAT8_BASE, f"float8 products over {FLOAT8_BASE} were asked for"
     use_tf32 = policy_tf32(policy, resolved) if tf32 is None else tf32
     warnings = [] if policy == "auto" else _warnings(resolved, device)
     if policy == FLOAT8:

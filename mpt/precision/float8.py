@@ -15,10 +15,7 @@ import keras
 
 from mpt.precision.layers import is_container, policy_name, walk
 from mpt.precision.trace import Trace
-from mpt.schema import FLOAT8
-
-BASE = "mixed_bfloat16"
-"""The policy of a layer whose products are in float8; all else in it is under this."""
+from mpt.schema import FLOAT8, FLOAT8_BASE
 
 
 def convert(
@@ -36,7 +33,7 @@ def convert(
     once = _called_once(traced)
     converted = []
     for layer in wanted:
-        fits = _fits(layer) and layer.built and policy_name(layer) == BASE
+        fits = _fits(layer) and layer.built and policy_name(layer) == FLOAT8_BASE
         if fits and layer in once and layer.quantization_mode is None:
             layer.quantize(FLOAT8)
             converted.append(layer)

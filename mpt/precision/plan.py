@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import keras
 
-from mpt.precision import float8
 from mpt.precision.layers import (
     descendants,
     has_float_policy,
@@ -17,7 +16,7 @@ from mpt.precision.layers import (
     walk,
 )
 from mpt.precision.rules import Rule, unmatched
-from mpt.schema import HALF
+from mpt.schema import FLOAT8_BASE, HALF
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Plan:
 
     def present(self, layer: keras.layers.Layer) -> str:
         """The policy that the layer has now, its products in float8 left out of account."""
-        return float8.BASE if layer in self.converted else policy_name(layer)
+        return FLOAT8_BASE if layer in self.converted else policy_name(layer)
 
 
 # Beside the model, not on it: Keras tracks what is set on a model, and would save it.

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from mpt.errors import ConfigurationError, nearest
-from mpt.schema import FLOAT8, RULE_POLICIES
+from mpt.schema import FLOAT8, FLOAT8_BASE, RULE_POLICIES
 
 _KEYS = ("match", "policy")
 
@@ -30,7 +30,7 @@ class Rule:
     @property
     def keras_policy(self) -> str:
         """Keras's name of the policy that layers get; what float8 is over, for float8."""
-        return "mixed_bfloat16" if self.policy == FLOAT8 else self.policy
+        return FLOAT8_BASE if self.policy == FLOAT8 else self.policy
 
     @property
     def where(self) -> str:

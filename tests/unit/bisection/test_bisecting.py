@@ -28,14 +28,17 @@ ROWS = [("net", "Functional"), *((path, "Dense") for path in LAYERS), ("head", "
 
 def computes(precision):
     """Path -> dtype, by the rules of mpt.precision for the model of ROWS."""
-    policy = precision["policy"].removeprefix("mixed_").replace("auto", "bfloat16")
-    found = {path: policy for path, _ in ROWS} | {"head": "float32"}
+
+    def dtype(policy):
+        return {"auto": "bfloat16", "float8": "bfloat16"}.get(policy, policy.removeprefix("mixed_"))
+
+    found = {path: dtype(precision["policy"]) for path, _ in ROWS} | {"head": "float32"}
     for rule in precision["overrides"]:
         for path in found:
             if any(
                 fnmatchcase(part, rule["match"]) for part in (path, path.rpartition("/")[0])
             ) or (rule["match"] == "net"):
-                found[path] = rule["policy"].removeprefix("mixed_")
+                found[path] = dtype(rule["policy"])
     return found
 
 
@@ -267,6 +270,17 @@ def test_the_run_s_own_diagnosis_comes_before_the_probe(bisect, children):
     record = record_of(bisect())
     assert names(record)[2:] == ["trials/02_f"]
     assert record["trials"][1]["why"] == "f overflowed"
+
+
+def test_float8_is_probed_as_what_it_lies_over(bisect, children):
+    bisect(policy="float8", overrides=[{"match": "a", "policy": "float8"}])
+    _, policy, probe, *_ = children.jobs
+    assert policy.config["precision"]["policy"] == "float8"
+    assert probe.config["precision"] == {
+        **policy.config["precision"],
+        "policy": "mixed_bfloat16",
+        "overrides": [{"match": "a", "policy": "mixed_bfloat16"}],
+    }
 
 
 def test_without_a_probe_the_model_s_order_does(bisect, children):

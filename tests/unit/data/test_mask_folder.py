@@ -270,6 +270,14 @@ def test_the_fingerprint_is_that_of_the_files(folder, tmp_path):
     assert built(folder).fingerprint != before
 
 
+def test_a_mask_of_another_size_is_not_decoded(folder):
+    """It may be gigabytes of few bytes. That its pixels are broken is not seen."""
+    file = folder / "train" / "masks" / "s1.png"
+    file.write_bytes(png(np.zeros((600, 700), np.uint8))[:60])
+    with pytest.raises(ConfigurationError, match="has 600x700 pixels"):
+        built(folder)
+
+
 def no_mask(folder):
     (folder / "train/masks/s1.png").unlink()
 
