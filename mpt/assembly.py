@@ -22,8 +22,9 @@ from mpt.resuming import FolderState
 from mpt.session import Session
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients
-from mpt.telemetry.compute import Compute, forward_pass, matmul_peak
+from mpt.telemetry.compute import Compute, forward_pass
 from mpt.telemetry.loss_scale import LossScaleHistory
+from mpt.telemetry.peaks import matmul_peak
 from mpt.telemetry.recorder import SOURCES, Recorder
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window

@@ -46,6 +46,7 @@ TASKS = {
     "evaluate": "mpt.evaluation",
     "export": "mpt.exporting",
     "doctor data": "mpt.data_speed",
+    "doctor --peaks": "mpt.device_peaks",
 }
 
 

@@ -6,7 +6,6 @@ Tags:
     compute/utilization: that, over the matrix-product peak measured on this device, 0 to 1.
 """
 
-import time
 from dataclasses import dataclass
 
 import keras
@@ -25,10 +24,6 @@ UNCOUNTABLE = (
     TypeError,
     ValueError,
 )
-
-SMALLEST, LARGEST = 128, 8192  # sides of the products that are timed
-LONG = 0.01  # s; what goes by around a product that takes longer does not matter
-CHAIN = 16  # shorter ones are timed so many at once: on an H100 the largest takes 1.4 ms
 
 
 @dataclass(frozen=True)
@@ -97,44 +92,3 @@ def forward_pass(model: keras.Model, inputs: object) -> ForwardPass:
         return ForwardPass(total, wide / total if total else None, cast_bytes(hlo, len(specs)))
     except UNCOUNTABLE:
         return ForwardPass()  # the numbers are an extra: no run fails for them
-
-
-def matmul_peak(dtype: str) -> float | None:
-    """Highest rate of a square matrix product on the default device, FLOP/s.
-
-    Sizes double until one product takes 10 ms (or 8192 is reached); the fastest of four
-    repetitions counts. None where `dtype` has no matrix product there.
-    """
-    try:
-        return _highest_rate(tf.as_dtype(dtype))
-    except (tf.errors.OpError, TypeError):
-        return None
-
-
-def _highest_rate(dtype: tf.DType) -> float:
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None], dtype), tf.TensorSpec([], tf.int32)],
-    )
-    def products(a: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        # Each needs the one before it, and one number of the last is brought to the host.
-        last = a
-        for _ in tf.range(count):
-            last = tf.linalg.matmul(a, last)
-        return tf.reduce_max(last)
-
-    def seconds(a: tf.Tensor, count: int) -> float:
-        start = time.perf_counter()
-        products(a, tf.constant(count)).numpy()
-        return time.perf_counter() - start
-
-    best, size, shortest = 0.0, SMALLEST, 0.0
-    while size <= LARGEST and shortest < LONG:
-        # Neither equal numbers, with which a GPU is faster, nor such as overflow in a chain.
-        noise = tf.random.stateless_normal((size, size), seed=(0, size), stddev=size**-0.5)
-        a = tf.cast(noise, dtype)
-        seconds(a, 1)
-        count = CHAIN if seconds(a, 1) < LONG else 1
-        shortest = min(seconds(a, count) for _ in range(4)) / count
-        best = max(best, 2.0 * size**3 / shortest)
-        size *= 2
-    return best

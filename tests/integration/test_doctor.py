@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mpt import reporting
+from mpt import device_peaks, reporting
+from mpt.device import Device
+from mpt.telemetry import peaks
 
 TINY = ("model=mlp", "model.hidden=[8]", "batch_size=16", "device=cpu", "telemetry.peak=false")
 SLOW = """
@@ -80,10 +82,53 @@ def test_a_run_that_did_not_wait_says_nothing(mpt):
     assert found["run"]["needed_examples_per_second"] >= found["run"]["examples_per_second"]
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Work of a few milliseconds in all: what is measured is no peak."""
+    for name, value in {
+        "LARGEST": peaks.SMALLEST,
+        "IMAGES": ((8, 4),),
+        "MOST": peaks.FEWEST,
+        "SMALL": 4096,
+        "LARGE": 4096,
+    }.items():
+        monkeypatch.setattr(peaks, name, value)
+
+
+def test_the_device_s_ceilings(mpt, small):
+    done = mpt("doctor", "--peaks", "device=cpu", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["kind"] == "cpu"
+    assert list(found["peaks"]) == ["float32", "bfloat16", "float16"]
+    rates = ("matmul_flops_per_second", "convolution_flops_per_second")
+    for of_dtype in found["peaks"].values():
+        assert set(of_dtype) == {*rates, "bandwidth_bytes_per_second"}
+        assert all(value > 0 for value in of_dtype.values())
+    text = mpt("doctor", "--peaks", "device=cpu").out
+    assert re.search(r"^bfloat16 +[\d.e+]+ [kMGT]?FLOP/s \([\d.]+x\) ", text, re.MULTILINE)
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        (None, ["float32", "bfloat16", "float16"]),
+        ((7, 0), ["float32", "bfloat16", "float16"]),
+        ((9, 0), ["float32", "tf32", "bfloat16", "float16"]),
+    ],
+)
+def test_tensorfloat_is_measured_where_there_is_any(capability, expected):
+    assert (
+        device_peaks.dtypes(Device("gpu", "x", 1, capability, None, True, True, None)) == expected
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "where", "says"),
     [
         ("doctor", "command line", "data"),
+        ("doctor --peaks runs", "command line", "runs"),
         ("doctor dta", "command line", "did you mean 'data'"),
         ("doctor data dataset=digts", "dataset", "did you mean 'digits'"),
         ("doctor data dataset=image_folder dataset.path=absent", "dataset.path", "absent"),

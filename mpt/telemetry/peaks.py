@@ -1,0 +1,125 @@
+"""Ceilings of a device, as TensorFlow reaches them: products, convolutions, memory, by dtype.
+
+Each is the fastest of a few repetitions at the size that suits the device best, so that what a step
+reaches is a share of it below 1, but for noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+SMALLEST, LARGEST = 128, 8192  # sides of the products that are timed
+LONG = 0.01  # s; what goes by around work that takes longer does not matter
+CHAIN = 16  # shorter ones are timed so many at once: on an H100 the largest takes 1.4 ms
+REPEATS = 4
+IMAGES = ((56, 64), (28, 128), (14, 256))  # height and width, channels: of ResNet-50's stages
+KERNEL = 3
+FEWEST, MOST = 4, 512  # images of a convolution
+SMALL, LARGE = 2**25, 2**30  # bytes of an array, above what caches hold
+
+
+def matmul_peak(dtype: str) -> float | None:
+    """Highest rate of a square matrix product on the default device, FLOP/s.
+
+    Sizes double until one product takes 10 ms (or 8192 is reached); the fastest of four
+    repetitions counts. None where `dtype` has no matrix product there.
+    """
+
+    def peak(kind: tf.DType) -> float:
+        best, size, shortest = 0.0, SMALLEST, 0.0
+        product = _chained(tf.linalg.matmul)
+        while size <= LARGEST and shortest < LONG:
+            # Neither equal numbers, with which a GPU is faster, nor such as overflow in a chain.
+            shortest = _shortest(product, _noise((size, size), size**-0.5, kind))
+            best = max(best, 2.0 * size**3 / shortest)
+            size *= 2
+        return best
+
+    return _or_none(peak, dtype)
+
+
+def convolution_peak(dtype: str) -> float | None:
+    """Highest rate of a 3x3 convolution from and to as many channels, NHWC, FLOP/s.
+
+    Of the sizes of `IMAGES` the best counts, with so many images that it takes 10 ms. None where
+    `dtype` has no convolution.
+    """
+
+    def peak(kind: tf.DType) -> float:
+        return max(_convolution(side, channels, kind) for side, channels in IMAGES)
+
+    return _or_none(peak, dtype)
+
+
+def _convolution(side: int, channels: int, kind: tf.DType) -> float:
+    # A step's spread stays as it is, so that a chain of them neither overflows nor vanishes.
+    kernel = _noise(
+        (KERNEL, KERNEL, channels, channels), (KERNEL * KERNEL * channels) ** -0.5, kind
+    )
+    convolve = _chained(lambda _, last: tf.nn.conv2d(last, kernel, 1, "SAME"))
+    best, images, shortest = 0.0, FEWEST, 0.0
+    while images <= MOST and shortest < LONG:
+        shortest = _shortest(convolve, _noise((images, side, side, channels), 1.0, kind))
+        flops = 2.0 * images * side * side * channels * channels * KERNEL * KERNEL
+        best = max(best, flops / shortest)
+        images *= 2
+    return best
+
+
+def bandwidth(dtype: str) -> float | None:
+    """Highest rate at which adding two arrays reads and writes memory, bytes/s.
+
+    The arrays double from 32 MiB until one addition takes 10 ms, or they have 1 GiB. None where
+    `dtype` has no addition.
+    """
+
+    def peak(kind: tf.DType) -> float:
+        add = _chained(lambda a, last: a + last)
+        best, nbytes, shortest = 0.0, SMALL, 0.0
+        while nbytes <= LARGE and shortest < LONG:
+            shortest = _shortest(add, _noise((nbytes // kind.size,), 1.0, kind))
+            best = max(best, 3.0 * nbytes / shortest)
+            nbytes *= 2
+        return best
+
+    return _or_none(peak, dtype)
+
+
+def _or_none(peak: Callable[[tf.DType], float], dtype: str) -> float | None:
+    try:
+        return peak(tf.as_dtype(dtype))
+    except (tf.errors.OpError, TypeError, ValueError):
+        return None
+
+
+def _noise(shape: tuple[int, ...], spread: float, kind: tf.DType) -> tf.Tensor:
+    return tf.cast(tf.random.stateless_normal(shape, seed=(0, shape[0]), stddev=spread), kind)
+
+
+def _chained(work: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A function that does `work(a, last)` so many times, each on what the one before it gave."""
+
+    @tf.function(reduce_retracing=True)
+    def chain(a: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        last = a
+        for _ in tf.range(count):
+            last = work(a, last)
+        return tf.reshape(last, [-1])[0]  # one number of the last is brought to the host
+
+    return chain
+
+
+def _shortest(chain: Callable[..., tf.Tensor], a: tf.Tensor) -> float:
+    """s of one piece of work: the least of four timings."""
+
+    def seconds(count: int) -> float:
+        start = time.perf_counter()
+        chain(a, tf.constant(count)).numpy()
+        return time.perf_counter() - start
+
+    seconds(1)
+    count = CHAIN if seconds(1) < LONG else 1
+    return min(seconds(count) for _ in range(REPEATS)) / count
