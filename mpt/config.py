@@ -12,6 +12,7 @@ from typing import Any
 
 from mpt.argument_types import type_words
 from mpt.errors import ConfigurationError
+from mpt.rule_text import check_pattern
 from mpt.schema import RULE_POLICIES, LossScaleConfig, TrainConfig, TrainerConfig
 from mpt.yaml_files import literal
 
@@ -268,14 +269,11 @@ def _check_trainer(trainer: TrainerConfig) -> None:
             value=trainer.jit_compile,
         )
     for index, pattern in enumerate(trainer.rematerialize):
-        try:
-            re.compile(pattern)
-        except (TypeError, re.error) as error:
-            raise ConfigurationError(
-                f"{pattern!r} is no pattern: {error}",
-                where=f"trainer.rematerialize[{index}]",
-                remedy="write a regular expression, as 'block\\d+_'",
-            ) from None
+        check_pattern(
+            pattern,
+            where=f"trainer.rematerialize[{index}]",
+            remedy="write a regular expression, as 'block\\d+_'",
+        )
     for index, callback in enumerate(trainer.callbacks):
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
             raise ConfigurationError(

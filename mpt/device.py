@@ -75,6 +75,11 @@ class Device:
     float16_units: bool
     memory_bytes: int | None
 
+    @property
+    def has_tf32(self) -> bool:
+        """Whether float32 products may use TensorFloat-32."""
+        return self.compute_capability is not None and self.compute_capability >= (8, 0)
+
 
 def prepare(
     *,

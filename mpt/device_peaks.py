@@ -1,7 +1,6 @@
 """What the device can do at the most, by dtype: `mpt doctor --peaks`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,14 @@ from mpt import device as devices
 from mpt import errors, report
 from mpt.console import Console
 from mpt.device import Device
-from mpt.preparation import OF_THE_STRATEGY
+from mpt.preparation import prepare_device
+from mpt.printable import columns
 from mpt.report.numbers import count, size
 from mpt.schema import TrainConfig
 from mpt.telemetry.peaks import bandwidth, convolution_peak, matmul_peak
 
 NOT_THERE = "-"
 TF32 = "tf32"
-TF32_CAPABILITY = (8, 0)
 
 
 def run(
@@ -43,8 +42,7 @@ def run(
         ConfigurationError: there is no such device.
     """
     console = Console(verbosity)
-    own = {k: v for k, v in asdict(config.device).items() if k not in OF_THE_STRATEGY}
-    device = devices.prepare(**own)
+    device = prepare_device(config)
     content: dict[str, Any] = {"kind": device.kind, "name": device.name, "peaks": {}}
     for dtype in dtypes(device):
         console.detail(f"measuring {dtype}")
@@ -58,9 +56,7 @@ def run(
 
 def dtypes(device: Device) -> list[str]:
     """What to measure, with TensorFloat-32 as one of them where the device has it."""
-    capability = device.compute_capability
-    has_tf32 = capability is not None and capability >= TF32_CAPABILITY
-    return ["float32", *([TF32] if has_tf32 else []), "bfloat16", "float16"]
+    return ["float32", *([TF32] if device.has_tf32 else []), "bfloat16", "float16"]
 
 
 def measured(dtype: str) -> dict[str, float | None]:
@@ -88,10 +84,7 @@ def show(content: dict[str, Any]) -> None:
             for name, value in rates.items()
         ]
         rows.append((dtype, *cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(cells).rstrip())
+    print("\n".join(columns(rows)))
 
 
 def _ratio(value: float, wide: float | None, dtype: str) -> str:

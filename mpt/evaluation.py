@@ -14,6 +14,7 @@ from mpt.data.errors import input_error
 from mpt.errors import ConfigurationError
 from mpt.loop import EvaluationLoop
 from mpt.preparation import Prepared, prepare
+from mpt.printable import columns
 from mpt.replicas import iterate
 from mpt.run_folder import REPORT
 from mpt.schema import TrainConfig
@@ -136,7 +137,4 @@ def _show(content: dict[str, Any]) -> None:
                 f"{value - before:+.3g}" if both else "-",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    print("\n".join(columns(rows)))

@@ -95,8 +95,7 @@ def prepare(
             where="batch_size",
             remedy="give a number; a finished run's report.json has training.batch_size",
         )
-    own = {k: v for k, v in asdict(config.device).items() if k not in OF_THE_STRATEGY}
-    device = devices.prepare(**own)
+    device = prepare_device(config)
     if cpu_limit_mb is not None and device.kind == "cpu" and config.device.memory_limit_mb is None:
         devices.limit_process(cpu_limit_mb)
     strategy = _strategy(config, device, team)
@@ -151,6 +150,16 @@ def prepare(
         blocks=blocks,
         team=team,
     )
+
+
+def prepare_device(config: TrainConfig) -> Device:
+    """Choose the device as `config` says, and set it up; before TensorFlow computes anything.
+
+    Raises:
+        ConfigurationError: there is none, or TensorFlow already runs with other settings.
+    """
+    own = {k: v for k, v in asdict(config.device).items() if k not in OF_THE_STRATEGY}
+    return devices.prepare(**own)
 
 
 def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.Strategy:

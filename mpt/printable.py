@@ -7,6 +7,7 @@ command to the terminal, and a line break could look like a line of ours.
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mpt.errors import ConfigurationError
@@ -28,6 +29,15 @@ def path_text(path: str | Path) -> str:
 def one_line(text: str) -> str:
     """`text` without line breaks, so that what a file holds cannot look like a line of ours."""
     return printable(" ".join(text.split()))
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of as many texts each as lines, the texts below one another."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def print_error(error: Exception, *, debug: bool) -> None:

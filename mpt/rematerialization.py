@@ -253,23 +253,28 @@ def _runner(graph: keras.Model, own: Sequence[Block]) -> Callable[..., Any]:
     """In place of the model's method of that name: nodes in order, blocks by `_run_block`."""
     schedule = _schedule(graph, own)
     plain = graph._run_through_graph
-    kept = {id(x) for x in graph.outputs}
+    ends = {id(x) for x in graph.outputs}
+    used = {block.name: ends | _used_outside(graph, block) for block in own}
 
     def run(inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
         if call_fn is not None or not tf.is_tensor(keras.tree.flatten(inputs)[0]):
             return plain(inputs, operation_fn=operation_fn, call_fn=call_fn)
         values = dict(zip(map(id, graph.inputs), keras.tree.flatten(inputs), strict=True))
-        for place, unit in enumerate(schedule):
-            if not isinstance(unit, Block):
+        for unit in schedule:
+            if isinstance(unit, Block):
+                _run_block(unit, values, operation_fn, used[unit.name])
+            else:
                 _run_node(unit, values, operation_fn)
-                continue
-            later = [node for other in schedule[place + 1 :] for node in _nodes(other)]
-            used = kept | {id(x) for node in later for x in node.input_tensors}
-            _run_block(unit, values, operation_fn, used)
         outputs = [values[id(x)] for x in graph.outputs]
         return keras.tree.pack_sequence_as(graph._outputs_struct, outputs)
 
     return run
+
+
+def _used_outside(graph: keras.Model, block: Block) -> set[int]:
+    """Ids of the tensors that nodes outside of the block take."""
+    inside = {id(node) for node in block.nodes}
+    return {id(x) for node in _ordered(graph) if id(node) not in inside for x in node.input_tensors}
 
 
 def _run_node(node: Any, values: dict[int, Any], operation_fn: Any) -> None:

@@ -1,8 +1,24 @@
-"""Rules of precision.overrides as text: what names a layer, and what a user types."""
+"""What names layers and variables as text: patterns, and rules of precision.overrides."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from mpt.errors import ConfigurationError
+
+
+def check_pattern(pattern: Any, *, where: str, remedy: str | None = None) -> None:
+    """Refuse what is no regular expression.
+
+    Raises:
+        ConfigurationError: with where it stands.
+    """
+    try:
+        re.compile(pattern)
+    except (TypeError, re.error) as error:
+        raise ConfigurationError(
+            f"{pattern!r} is no pattern: {error}", where=where, remedy=remedy
+        ) from None
 
 
 def naming(path: str, paths: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from mpt import __version__
 from mpt.bisection.ranking import Ranked
 from mpt.bisection.trials import Trial
+from mpt.printable import columns
 from mpt.report.numbers import number
 
 SCHEMA_VERSION = 1
@@ -84,11 +85,7 @@ def table(trials: list[Trial]) -> list[str]:
                 verdict(trial),
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return columns(rows)
 
 
 def in_float32(trial: Trial) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mpt import errors, report
 from mpt.errors import ConfigurationError
-from mpt.printable import one_line
+from mpt.printable import columns, one_line
 from mpt.run_folder import REPORT, RunFolder
 
 SCHEMA_VERSION = 1
@@ -228,12 +228,7 @@ def table(outcomes: list[Outcome]) -> list[str]:
                 _number(outcome.examples_per_second, ".0f"),
             ]
         )
-    rows = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return columns([[one_line(cell) for cell in row] for row in rows])
 
 
 def _number(value: float | str | None, form: str) -> str:

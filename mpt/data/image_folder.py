@@ -22,11 +22,12 @@ from mpt.data.pictures import (
     SUFFIXES,
     Augmentation,
     cores,
+    made,
     sides_of,
     training,
     validation,
 )
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, order, own_rows
+from mpt.data.pipeline import STALL_SECONDS, finished, order
 from mpt.data.split import draw, split
 from mpt.errors import ConfigurationError
 
@@ -285,10 +286,7 @@ def _train(
         return load(content, tf.stack([tf.constant(seed, tf.int64), number])), label
 
     rows = order(len(files.paths), batch_size, seed, shuffle, position).unbatch()
-    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(position * batch_size, ENDLESS), rows))
-    own, size = own_rows(numbered, batch_size, *part)
-    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
-    dataset = dataset.batch(size, drop_remainder=True)
+    dataset = made(rows, example, batch_size, position, *part)
     return finished(with_mixtures(dataset, augmentation, classes, seed, position))
 
 

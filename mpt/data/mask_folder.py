@@ -16,8 +16,8 @@ from mpt.data.broken import LeftOut, OnError
 from mpt.data.image_folder import HELD_OUT, HELD_OUT_SHARE, SPLIT_SEED, TRAINING
 from mpt.data.mask_pairs import IDS, Pairs, listed, locate, read, scanned
 from mpt.data.masks import joint
-from mpt.data.pictures import Augmentation, cores, sides_of
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, order, own_rows
+from mpt.data.pictures import Augmentation, cores, made, sides_of
+from mpt.data.pipeline import STALL_SECONDS, finished, order
 from mpt.data.split import draw, split
 from mpt.errors import ConfigurationError
 
@@ -214,10 +214,7 @@ def _train(
         return load(content, ids(), tf.stack([tf.constant(seed, tf.int64), number]))
 
     rows = order(len(pairs.images), batch_size, seed, shuffle, position).unbatch()
-    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(position * batch_size, ENDLESS), rows))
-    own, size = own_rows(numbered, batch_size, *part)
-    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
-    return finished(dataset.batch(size, drop_remainder=True))
+    return finished(made(rows, example, batch_size, position, *part))
 
 
 def _validation(

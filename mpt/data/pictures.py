@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mpt.data.pipeline import ENDLESS, own_rows
 from mpt.data.randaugment import LARGEST, augmented
 from mpt.errors import ConfigurationError
 
@@ -142,6 +143,27 @@ def random_window(shape: Any, seed: Any, augmentation: Augmentation) -> Any:
 def within(image: Any, window: Any) -> Any:
     """The part of `image` in a window."""
     return image[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
+
+
+def made(
+    rows: tf.data.Dataset,
+    example: Callable[..., Any],
+    batch_size: int,
+    position: int = 0,
+    *part: int,
+) -> tf.data.Dataset:
+    """Batches, from number `position` on, of what `example` makes of a row's number and the row.
+
+    Args:
+        rows: from the first of that batch on.
+        part: first and last place of the only rows of a batch that are to be made.
+    """
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(position * batch_size, ENDLESS)
+    own, size = own_rows(tf.data.Dataset.zip((numbers, rows)), batch_size, *part)
+    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
+    return dataset.batch(size, drop_remainder=True)
 
 
 def sides_of(size: int | Sequence[int]) -> tuple[int, int]:

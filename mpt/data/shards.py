@@ -20,8 +20,8 @@ import numpy as np
 
 from mpt.data.broken import LeftOut
 from mpt.data.mixtures import with_mixtures
-from mpt.data.pictures import Augmentation, cores, training, validation
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished, own_rows
+from mpt.data.pictures import Augmentation, cores, made, training, validation
+from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -215,10 +215,7 @@ def batches(
         return load(content, tf.stack([tf.constant(seed, tf.int64), number])), label
 
     records = tf.data.Dataset.range(first, ENDLESS).flat_map(epoch)
-    numbers = tf.data.Dataset.range(position * batch_size, ENDLESS)
-    own, size = own_rows(tf.data.Dataset.zip((numbers, records)), batch_size, *part)
-    dataset = own.map(example, num_parallel_calls=cores(), deterministic=True)
-    dataset = dataset.batch(size, drop_remainder=True)
+    dataset = made(records, example, batch_size, position, *part)
     return finished(with_mixtures(dataset, augmentation, shards.classes, seed, position))
 
 

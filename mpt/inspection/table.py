@@ -13,7 +13,7 @@ from mpt import precision
 from mpt.inspection.opaque import OWN_WEIGHTS, Opaque
 from mpt.inspection.recording import LayerCall
 from mpt.inspection.subject import Subject, new_outputs, own_variables, size_of, tensor_key
-from mpt.variables import parameters as count
+from mpt.variables import parameters
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _layer_row(
         variable_dtype=row["variable_dtype"],
         compute_dtype=row["compute_dtype"],
         **_output(calls),
-        parameters=count(own[id(layer)]) if known else None,
+        parameters=parameters(own[id(layer)]) if known else None,
         forward_flops=None if path in hidden else subject.flops.of(path),
         activation_bytes=activations.get(path) if calls else None,
         source="fused" if fused and row["source"] == "global" else row["source"],

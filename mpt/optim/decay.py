@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from mpt.errors import ConfigurationError
+from mpt.rule_text import check_pattern
 
 WHERE = "optimizer.weight_decay_exclude"
 NORMS_AND_BIASES = "norms_and_biases"
@@ -24,12 +25,7 @@ def check(exclude: Any) -> None:
             f"{exclude!r} is no list", where=WHERE, allowed=[f"[{NORMS_AND_BIASES}, PATTERN, ...]"]
         )
     for index, pattern in enumerate(exclude):
-        try:
-            re.compile(pattern)
-        except (TypeError, re.error) as error:
-            raise ConfigurationError(
-                f"{pattern!r} is no pattern: {error}", where=f"{WHERE}[{index}]"
-            ) from None
+        check_pattern(pattern, where=f"{WHERE}[{index}]")
 
 
 def excluded(variables: Sequence[keras.Variable], exclude: Sequence[str]) -> list[keras.Variable]:

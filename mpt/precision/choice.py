@@ -75,7 +75,7 @@ def choose(policy: str, device: Device, tf32: bool | None) -> Choice:
     warnings = [] if policy == "auto" else _warnings(resolved, device)
     if policy == FLOAT8:
         warnings.append(_float8_warning(device))
-    if (policy == "tf32" or tf32) and not _has_tf32(device):
+    if (policy == "tf32" or tf32) and not device.has_tf32:
         warnings.append(
             f"TensorFloat-32 has no effect on {device.name}: it needs a GPU of compute capability "
             "8.0 or higher, so this runs as plain float32."
@@ -93,10 +93,6 @@ def _float8_warning(device: Device) -> str:
     if device.compute_capability is not None and device.compute_capability >= FLOAT8_CAPABILITY:
         return f"{said}, and only XLA (trainer.jit_compile) makes float8 products of that."
     return f"{said}; it shows what float8 would do to a model, and is slower on {device.name}."
-
-
-def _has_tf32(device: Device) -> bool:
-    return device.compute_capability is not None and device.compute_capability >= (8, 0)
 
 
 def _auto(device: Device) -> tuple[str, str]:

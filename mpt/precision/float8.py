@@ -20,8 +20,8 @@ from mpt.schema import FLOAT8, FLOAT8_BASE
 
 def convert(
     model: keras.Model, wanted: Collection[keras.layers.Layer], traced: Trace
-) -> list[keras.layers.Layer]:
-    """Have the layers among `wanted` that can compute products in float8 do so; returns those.
+) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
+    """Have the layers among `wanted` that can compute products in float8 do so.
 
     They are Dense and EinsumDense themselves, built, under mixed_bfloat16, that one pass calls
     once: the new scales come as gradients, which two calls would add up. A layer that was
@@ -29,34 +29,27 @@ def convert(
 
     Args:
         traced: a forward pass of `model`.
+
+    Returns:
+        The layers that were converted, and those that are not called exactly once.
     """
     once = _called_once(traced)
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+    fitting = [layer for layer in wanted if type(layer) in kinds]
     converted = []
-    for layer in wanted:
-        fits = _fits(layer) and layer.built and policy_name(layer) == FLOAT8_BASE
-        if fits and layer in once and layer.quantization_mode is None:
+    for layer in fitting:
+        fits = layer in once and layer.built and policy_name(layer) == FLOAT8_BASE
+        if fits and layer.quantization_mode is None:
             layer.quantize(FLOAT8)
             converted.append(layer)
     if converted:
         _keep_when_saved(model)
-    return converted
+    return converted, [layer for layer in fitting if layer not in once]
 
 
 def in_float8(model: keras.Model) -> list[str]:
     """Paths of the layers whose products are in float8."""
     return [path for path, layer in walk(model) if layer.quantization_mode == FLOAT8]
-
-
-def left_in_bfloat16(
-    wanted: Collection[keras.layers.Layer], traced: Trace
-) -> list[keras.layers.Layer]:
-    """The Dense and EinsumDense layers among `wanted` that one pass does not call exactly once."""
-    once = _called_once(traced)
-    return [layer for layer in wanted if _fits(layer) and layer not in once]
-
-
-def _fits(layer: keras.layers.Layer) -> bool:
-    return type(layer) in (keras.layers.Dense, keras.layers.EinsumDense)
 
 
 def _called_once(traced: Trace) -> set[keras.layers.Layer]:

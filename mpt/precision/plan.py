@@ -16,7 +16,7 @@ from mpt.precision.layers import (
     walk,
 )
 from mpt.precision.rules import Rule, unmatched
-from mpt.schema import FLOAT8_BASE, HALF
+from mpt.schema import FLOAT8, FLOAT8_BASE, HALF
 
 
 @dataclass
@@ -48,6 +48,11 @@ class Plan:
     float8: bool = False
     converted: WeakSet[keras.layers.Layer] = field(default_factory=WeakSet)
     refused: WeakSet[keras.layers.Layer] = field(default_factory=WeakSet)
+
+    @property
+    def wants_float8(self) -> bool:
+        """Whether anything is to have products in float8."""
+        return self.float8 or any(rule.policy == FLOAT8 for rule in self.rules)
 
     def present(self, layer: keras.layers.Layer) -> str:
         """The policy that the layer has now, its products in float8 left out of account."""

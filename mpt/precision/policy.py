@@ -191,14 +191,17 @@ def convert(model: keras.Model, plan: Plan, traced: Trace) -> None:
 
     It must come before weights are loaded and the optimizer is built: there are variables for it.
     """
+    if not plan.wants_float8:
+        return
     ruled = ruled_by(model, plan.rules)
     wanted = []
     for layer, (_, source) in derive(model, plan):
         rule = ruled.get(id(layer))
         if (rule.policy == FLOAT8) if rule is not None else (plan.float8 and source == "global"):
             wanted.append(layer)
-    plan.converted.update(float8.convert(model, wanted, traced))
-    plan.refused = WeakSet(float8.left_in_bfloat16(wanted, traced))
+    converted, refused = float8.convert(model, wanted, traced)
+    plan.converted.update(converted)
+    plan.refused = WeakSet(refused)
 
 
 def check_float8(model: keras.Model, plan: Plan) -> None:
@@ -207,6 +210,8 @@ def check_float8(model: keras.Model, plan: Plan) -> None:
     Raises:
         ConfigurationError: that is so of the policy, or of a rule.
     """
+    if not plan.wants_float8:
+        return
     kinds = "Dense and EinsumDense layers that one pass calls once, the model's head excepted"
     if plan.float8 and not plan.converted:
         raise ConfigurationError(

@@ -29,14 +29,14 @@ def matmul_peak(dtype: str) -> float | None:
     """
 
     def peak(kind: tf.DType) -> float:
-        best, size, shortest = 0.0, SMALLEST, 0.0
         product = _chained(tf.linalg.matmul)
-        while size <= LARGEST and shortest < LONG:
-            # Neither equal numbers, with which a GPU is faster, nor such as overflow in a chain.
-            shortest = _shortest(product, _noise((size, size), size**-0.5, kind))
-            best = max(best, 2.0 * size**3 / shortest)
-            size *= 2
-        return best
+        # Neither equal numbers, with which a GPU is faster, nor such as overflow in a chain.
+        return _highest(
+            SMALLEST,
+            LARGEST,
+            lambda size: 2.0 * size**3,
+            lambda size: _shortest(product, _noise((size, size), size**-0.5, kind)),
+        )
 
     return _or_none(peak, dtype)
 
@@ -60,13 +60,12 @@ def _convolution(side: int, channels: int, kind: tf.DType) -> float:
         (KERNEL, KERNEL, channels, channels), (KERNEL * KERNEL * channels) ** -0.5, kind
     )
     convolve = _chained(lambda _, last: tf.nn.conv2d(last, kernel, 1, "SAME"))
-    best, images, shortest = 0.0, FEWEST, 0.0
-    while images <= MOST and shortest < LONG:
-        shortest = _shortest(convolve, _noise((images, side, side, channels), 1.0, kind))
-        flops = 2.0 * images * side * side * channels * channels * KERNEL * KERNEL
-        best = max(best, flops / shortest)
-        images *= 2
-    return best
+    return _highest(
+        FEWEST,
+        MOST,
+        lambda images: 2.0 * images * side * side * channels * channels * KERNEL * KERNEL,
+        lambda images: _shortest(convolve, _noise((images, side, side, channels), 1.0, kind)),
+    )
 
 
 def bandwidth(dtype: str) -> float | None:
@@ -78,14 +77,26 @@ def bandwidth(dtype: str) -> float | None:
 
     def peak(kind: tf.DType) -> float:
         add = _chained(lambda a, last: a + last)
-        best, nbytes, shortest = 0.0, SMALL, 0.0
-        while nbytes <= LARGE and shortest < LONG:
-            shortest = _shortest(add, _noise((nbytes // kind.size,), 1.0, kind))
-            best = max(best, 3.0 * nbytes / shortest)
-            nbytes *= 2
-        return best
+        return _highest(
+            SMALL,
+            LARGE,
+            lambda nbytes: 3.0 * nbytes,
+            lambda nbytes: _shortest(add, _noise((nbytes // kind.size,), 1.0, kind)),
+        )
 
     return _or_none(peak, dtype)
+
+
+def _highest(
+    first: int, last: int, work: Callable[[int], float], seconds: Callable[[int], float]
+) -> float:
+    """The most `work` a second, at sizes that double from `first` until one is long, or `last`."""
+    best, size, shortest = 0.0, first, 0.0
+    while size <= last and shortest < LONG:
+        shortest = seconds(size)
+        best = max(best, work(size) / shortest)
+        size *= 2
+    return best
 
 
 def _or_none(peak: Callable[[tf.DType], float], dtype: str) -> float | None:
