@@ -1,12 +1,12 @@
 """How the step is executed: with XLA or without, and the loop that runs it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
-from mpt import loss_scale, precision, tuning
+from mpt import kernels, loss_scale, precision, tuning
 from mpt.errors import ConfigurationError
 from mpt.loop import TrainLoop
 from mpt.numerics import Capture, restored
@@ -25,12 +25,14 @@ class Execution:
     Attributes:
         capture: where the loop's steps leave one that calls for a diagnosis.
         fused: paths of the layers whose normalization runs in the fused kernel.
+        kernels: names of the other fused kernels that the step makes use of.
     """
 
     loop: TrainLoop
     capture: Capture
     jit: tuning.JitChoice
     fused: tuple[str, ...]
+    kernels: tuple[str, ...] = ()
 
 
 def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> Execution:
@@ -58,15 +60,15 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
     )
     if choice is not None:
         fused = () if choice.enabled else _fuse(prepared)
-        loop = _loop(prepared, iterator, capture, jit=choice.enabled)
-        return Execution(loop, capture, choice, fused)
+        loop, used = _loop(prepared, iterator, capture, jit=choice.enabled)
+        return Execution(loop, capture, choice, fused, used)
     fused = _fuse(prepared)
-    plain = _loop(prepared, iterator, capture, jit=False)
+    plain, used = _loop(prepared, iterator, capture, jit=False)
     compiled: TrainLoop | None = None
 
     def compile_step() -> tuning.Timed:
         nonlocal compiled
-        compiled = _loop(prepared, iterator, capture, jit=True)
+        compiled, _ = _loop(prepared, iterator, capture, jit=True)
         return lambda steps: _rehearse_compiled(prepared, compiled, steps, rehearsal)
 
     rehearsal = training_batches(prepared)
@@ -79,7 +81,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
         )
     capture.rearm()  # a rehearsed step is none of the run's
     if not choice.enabled:
-        return Execution(plain, capture, choice, fused)
+        return Execution(plain, capture, choice, fused, used)
     assert compiled is not None
     precision.unfuse(prepared.model)
     return Execution(compiled, capture, choice, ())
@@ -98,11 +100,16 @@ def training_batches(prepared: Prepared, position: int = 0) -> Iterator[Any]:
     return iterate(dataset, prepared.strategy, team, own_rows=divided)
 
 
-def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit: bool) -> TrainLoop:
+def _loop(
+    prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit: bool
+) -> tuple[TrainLoop, tuple[str, ...]]:
+    """The loop, traced, and the names of the kernels that its step makes use of."""
     model, optimizer = prepared.model, prepared.optimizer
-    step = rematerialized(prepared.blocks, model.train_step)
+    step, used = rematerialized(prepared.blocks, model.train_step), set[str]()
     if jit:
         step = tf.function(step, jit_compile=True)
+    elif _takes_kernels(prepared):
+        step = _with_kernels(step, used)
     loop = TrainLoop(
         capture.around(loss_scale.guarded(model, step, prepared.strategy)),
         lambda: {**optimizer.telemetry(), **capture.telemetry()},
@@ -114,7 +121,26 @@ def _loop(prepared: Prepared, iterator: Iterator[Any], capture: Capture, *, jit:
         loop.trace()
     except Exception as error:
         raise (_configuration_error(error) or error) from error
-    return loop
+    return loop, tuple(sorted(used))
+
+
+def _takes_kernels(prepared: Prepared) -> bool:
+    """Fused kernels are for CPUs; XLA, of which they are made, is not held to be deterministic."""
+    settings = prepared.config
+    return (
+        settings.trainer.fused_kernels
+        and prepared.device.kind == "cpu"
+        and not settings.device.deterministic
+    )
+
+
+def _with_kernels(step: Callable[[Any], Any], used: set[str]) -> Callable[[Any], Any]:
+    @tf.autograph.experimental.do_not_convert
+    def run(batch: Any) -> Any:
+        with kernels.fused(used):
+            return step(batch)
+
+    return run
 
 
 def _configuration_error(error: BaseException | None) -> ConfigurationError | None:

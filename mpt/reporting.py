@@ -173,6 +173,7 @@ def describe_execution(
     jit = execution.jit
     result.execution.steps_per_execution = steps.value
     result.execution.jit_compile = jit.enabled
+    result.execution.fused_kernels = list(execution.kernels)
     result.execution.choice_reasons |= {
         "steps_per_execution": steps.reason,
         "jit_compile": jit.reason,

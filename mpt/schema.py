@@ -112,6 +112,7 @@ class TrainerConfig:
     steps: int | None = key(None, "Training steps (or epochs).", ge=1)
     steps_per_execution: Any = key("auto", "Steps a device call: a number, or auto.", ge=1)
     jit_compile: Any = key("auto", "Compile the step with XLA: true, false, or auto.")
+    fused_kernels: bool = key(True, "On a CPU, fused kernels in place of Keras's operations.")
     log_every: int = key(50, "Steps between two log entries.", ge=1)
     eval_every: int | None = key(None, "Steps between evaluations; null: each epoch.", ge=1)
     warmup_steps: int = key(20, "First steps left out of the throughput.", ge=0)

@@ -135,6 +135,12 @@ class Precision:
 class Execution:
     steps_per_execution: int | None = item("Training steps a device call.")
     jit_compile: bool | None = item("Steps compiled with XLA.")
+    fused_kernels: list[str] = item(
+        "Fused kernels that the step makes use of, besides BatchNormalization's.",
+        list,
+        type="array",
+        items={"type": "string"},
+    )
     strategy: str | None = item("tf.distribute strategy.")
     rematerialized: list[str] = item(
         "Blocks whose inside is computed again in the backward pass.",
