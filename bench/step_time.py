@@ -1,0 +1,233 @@
+"""A step's time on every side: mpt with all telemetry on, bare Keras `fit`, PyTorch.
+
+A pilot measures each setting of each peer once. Those near a peer's best one go on to the rounds,
+in fresh processes, the sides in turn. Then the sides run the same 50 steps, and where their losses
+do not agree, the comparison is void: they did not do the same work.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import verdicts
+from bench.measure import ROOT, Failed, environment, in_turn, last_json, trained
+from bench.work import DATA, WEIGHTS, WORKS
+
+NEAR = 1.07
+"""A setting whose pilot took up to this multiple of its peer's best goes on to the rounds."""
+MOST = 2
+"""Settings of one peer that go on at the most: so that all cases fit into an hour."""
+LOSS_STEPS, LAST = 50, 5
+"""Steps whose losses are compared: the first one, and the mean of the last ones."""
+TOLERANCES = {
+    "float32": (1e-4, 0.02),
+    "tf32": (2e-3, 0.05),
+    "mixed_float16": (5e-3, 0.05),
+    "mixed_bfloat16": (2e-2, 0.05),
+}
+"""By policy: how far apart losses may lie, over the largest: at the first step, at the last."""
+TORCH = "MPT_TORCH_PYTHON"
+HALVES = ("mixed_bfloat16", "mixed_float16")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run one side.
+
+    Attributes:
+        side: mpt, keras or torch.
+        name: of the setting.
+        options: what the side's program is told.
+    """
+
+    side: str
+    name: str
+    options: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        return f"{self.side}: {self.name}" if self.name else self.side
+
+
+def settings(work: str) -> list[Setting]:
+    """All that a pilot measures."""
+    group = WORKS[work].group
+    fixed = {"group": group, "autotune": False}
+    found = [
+        Setting("mpt", "", {}),
+        Setting("keras", "as written", {"group": 1, "jit_compile": "auto", "autotune": True}),
+        Setting("keras", f"{group} a call", {**fixed, "jit_compile": False}),
+        Setting("keras", f"{group} a call, XLA", {**fixed, "jit_compile": True}),
+        Setting("torch", "eager", {}),
+        Setting("torch", "compile", {"compile": True}),
+    ]
+    if len(WORKS[work].shape) == 3:
+        last = {"channels_last": True}
+        found.append(Setting("torch", "eager, channels last", last))
+        found.append(Setting("torch", "compile, channels last", {**last, "compile": True}))
+    return found
+
+
+def near(pilot: dict[str, float]) -> list[str]:
+    """The settings of one peer that go on, the fastest first."""
+    best = min(pilot.values(), default=0.0)
+    kept = [name for name, ms in pilot.items() if ms <= NEAR * best]
+    return sorted(kept, key=lambda name: pilot[name])[:MOST]
+
+
+@contextmanager
+def prepared(works: Sequence[str]) -> Iterator[Callable[[str], Path]]:
+    """A function from a work to the folder of its data and weights, which it writes once."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def of(work: str) -> Path:
+            path = Path(folder) / work
+            if not path.exists():
+                path.mkdir()
+                command = [sys.executable, "-m", "bench.work", work, str(path)]
+                subprocess.run(command, check=True, env=environment(), cwd=ROOT)
+            return path
+
+        yield of
+
+
+def case(work: str, policy: str, rounds: int, folder: Path, peaks: dict[str, Any]) -> dict:
+    """One work under one policy.
+
+    Args:
+        folder: with the work's data and weights.
+        peaks: what `mpt doctor --peaks --json` says.
+    """
+    skipped: dict[str, str] = {}
+    pilot: dict[str, float] = {}
+    extra: dict[str, dict] = {}
+    known = {each.label: each for each in settings(work)}
+    if TORCH not in os.environ:
+        skipped["torch"] = f"{TORCH} is not set"
+        known = {label: each for label, each in known.items() if each.side != "torch"}
+    for label, each in known.items():
+        try:
+            extra[label] = measured(each, work, policy, folder)
+            pilot[label] = extra[label].pop("step_ms")
+        except Failed as error:
+            skipped[label] = str(error)
+    by_side = {
+        side: near({label: ms for label, ms in pilot.items() if known[label].side == side})
+        for side in ("mpt", "keras", "torch")
+    }
+    if not by_side["mpt"]:
+        raise SystemExit(f"mpt did not run {work} under {policy}:\n{skipped['mpt']}")
+    chosen = [label for labels in by_side.values() for label in labels]
+    times = in_turn(
+        {
+            label: lambda each=known[label]: measured(each, work, policy, folder)["step_ms"]
+            for label in chosen
+        },
+        rounds,
+    )
+    best = {
+        side: min(labels, key=lambda label: median(times[label]))
+        for side, labels in by_side.items()
+        if labels
+    }
+    flops = extra["mpt"].pop("flops_per_step", None)
+    return {
+        "kind": "step time",
+        "work": work,
+        "policy": policy,
+        "batch": WORKS[work].batch,
+        "learning_rate": WORKS[work].rate,
+        "unit": "ms",
+        "pilot": pilot,
+        "also": {label: found for label, found in extra.items() if found},
+        "times": times,
+        "medians": {label: median(values) for label, values in times.items()},
+        "best": best,
+        "not_measured": skipped,
+        "flops_per_step": flops,
+        "peak_flops_per_second": verdicts.peak_of(peaks, policy),
+        "losses": losses(work, policy, folder, {side: known[best[side]] for side in best}),
+    }
+
+
+def measured(setting: Setting, work: str, policy: str, folder: Path) -> dict[str, Any]:
+    """`step_ms` of one fresh process, and what else it tells.
+
+    Raises:
+        Failed: it ended with an error.
+    """
+    case = WORKS[work]
+    if setting.side == "mpt":
+        return mpt_step(work, policy, folder)
+    group = setting.options.get("group", 1)
+    # The first call of compiled code and the first with other shapes compile: two are left out.
+    warmup = -(-max(case.warmup, group) // group) * group
+    return peer(setting, work, policy, folder, warmup=warmup, steps=case.steps)
+
+
+def peer(setting: Setting, work: str, policy: str, folder: Path, **asked: Any) -> dict[str, Any]:
+    """What the peer's program prints."""
+    python, module = sys.executable, "bench.keras_fit"
+    if setting.side == "torch":
+        python, module = os.environ[TORCH], "bench.torch_fit"
+    told = {"work": work, "policy": policy, "folder": str(folder), **setting.options, **asked}
+    return last_json([python, "-m", module, json.dumps(told)])
+
+
+def mpt_words(work: str, folder: Path, policy: str, steps: int) -> list[str]:
+    """Overrides of a run on the work's data, from its weights."""
+    case = WORKS[work]
+    return [
+        *case.overrides,
+        *("dataset=arrays", f"dataset.path={folder / DATA}", "dataset.shuffle=false"),
+        *("dataset.validation_fraction=0", f"dataset.classes={case.classes}"),
+        *(f"init_from={folder / WEIGHTS}", f"batch_size={case.batch}"),
+        *(f"optimizer.learning_rate={case.rate}", f"precision={policy}"),
+        *(f"trainer.steps={steps}", "trainer.epochs=null"),
+    ]
+
+
+def mpt_step(work: str, policy: str, folder: Path, *overrides: str) -> dict[str, Any]:
+    """The step time of a real run, as its report has it, and the floating-point operations."""
+    case = WORKS[work]
+    words = mpt_words(work, folder, policy, case.warmup + case.steps)
+    with trained(*words, f"trainer.warmup_steps={case.warmup}", *overrides) as run:
+        report = json.loads((run / "report.json").read_text())
+    forward = report["model"]["forward_flops_per_example"]
+    found = {
+        "step_ms": 1e3 * case.batch / report["throughput"]["examples_per_second"],
+        "flops_per_step": 3 * forward * case.batch if forward else None,
+        "execution": report["execution"],
+        "tuning_seconds": report["wall_seconds"]["tuning"],
+    }
+    if peak := report["memory"]["device_peak_bytes"]:
+        found["peak_mib"] = peak / 2**20
+    return found
+
+
+def losses(work: str, policy: str, folder: Path, sides: dict[str, Setting]) -> dict[str, Any]:
+    """Whether all sides' losses agree, at the first step and after 50."""
+    curves = {}
+    for side, setting in sides.items():
+        if side == "mpt":
+            curves[side] = _mpt_losses(work, policy, folder)
+        else:
+            single = {"group": 1} if side == "keras" else {}
+            told = {**single, "steps": LOSS_STEPS, "losses": True}
+            curves[side] = peer(setting, work, policy, folder, **told)["losses"]
+    return verdicts.agreement(curves, *TOLERANCES[policy], LAST)
+
+
+def _mpt_losses(work: str, policy: str, folder: Path) -> list[float]:
+    words = mpt_words(work, folder, policy, LOSS_STEPS)
+    with trained(*words, "trainer.log_every=1") as run:
+        rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [row["train/loss"] for row in rows if "train/loss" in row]
