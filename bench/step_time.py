@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from bench import verdicts
-from bench.measure import ROOT, Failed, environment, in_turn, last_json, trained
+from bench.measure import ROOT, Failed, Side, environment, in_turn, last_json, trained
 from bench.work import DATA, WEIGHTS, WORKS
 
 NEAR = 1.07
@@ -34,8 +34,9 @@ TOLERANCES = {
     "mixed_bfloat16": (2e-2, 0.05),
 }
 """By policy: how far apart losses may lie, over the largest: at the first step, at the last."""
+XLA = "XLA"
+"""mpt's own other setting: the pilot's figure serves the ratio of two policies."""
 TORCH = "MPT_TORCH_PYTHON"
-HALVES = ("mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Setting:
         return f"{self.side}: {self.name}" if self.name else self.side
 
 
-def settings(work: str) -> list[Setting]:
-    """All that a pilot measures."""
+def settings(work: str, policy: str) -> list[Setting]:
+    """All that a pilot measures; of mpt itself what it chooses is timed in the rounds."""
     group = WORKS[work].group
     fixed = {"group": group, "autotune": False}
     found = [
@@ -69,6 +70,8 @@ def settings(work: str) -> list[Setting]:
         Setting("torch", "eager", {}),
         Setting("torch", "compile", {"compile": True}),
     ]
+    if policy == "float32":
+        found.append(Setting("mpt", XLA, {"trainer.jit_compile": "true"}))
     if len(WORKS[work].shape) == 3:
         last = {"channels_last": True}
         found.append(Setting("torch", "eager, channels last", last))
@@ -84,7 +87,7 @@ def near(pilot: dict[str, float]) -> list[str]:
 
 
 @contextmanager
-def prepared(works: Sequence[str]) -> Iterator[Callable[[str], Path]]:
+def written() -> Iterator[Callable[[str], Path]]:
     """A function from a work to the folder of its data and weights, which it writes once."""
     with tempfile.TemporaryDirectory() as folder:
 
@@ -106,39 +109,25 @@ def case(work: str, policy: str, rounds: int, folder: Path, peaks: dict[str, Any
         folder: with the work's data and weights.
         peaks: what `mpt doctor --peaks --json` says.
     """
-    skipped: dict[str, str] = {}
-    pilot: dict[str, float] = {}
-    extra: dict[str, dict] = {}
-    known = {each.label: each for each in settings(work)}
-    if TORCH not in os.environ:
-        skipped["torch"] = f"{TORCH} is not set"
-        known = {label: each for label, each in known.items() if each.side != "torch"}
-    for label, each in known.items():
-        try:
-            extra[label] = measured(each, work, policy, folder)
-            pilot[label] = extra[label].pop("step_ms")
-        except Failed as error:
-            skipped[label] = str(error)
-    by_side = {
+    known = {each.label: each for each in settings(work, policy)}
+    found, skipped = _pilot(known, work, policy, folder)
+    pilot = {label: also.pop("step_ms") for label, also in found.items()}
+    if "mpt" not in pilot:
+        raise SystemExit(f"mpt did not run {work} under {policy}: {skipped['mpt']}")
+    peers = {
         side: near({label: ms for label, ms in pilot.items() if known[label].side == side})
-        for side in ("mpt", "keras", "torch")
+        for side in ("keras", "torch")
     }
-    if not by_side["mpt"]:
-        raise SystemExit(f"mpt did not run {work} under {policy}:\n{skipped['mpt']}")
-    chosen = [label for labels in by_side.values() for label in labels]
-    times = in_turn(
-        {
-            label: lambda each=known[label]: measured(each, work, policy, folder)["step_ms"]
-            for label in chosen
-        },
-        rounds,
-    )
-    best = {
-        side: min(labels, key=lambda label: median(times[label]))
-        for side, labels in by_side.items()
-        if labels
+    by_side = {"mpt": ["mpt"], **{side: labels for side, labels in peers.items() if labels}}
+    sides: dict[str, Side] = {
+        label: lambda each=known[label]: measured(each, work, policy, folder)["step_ms"]
+        for labels in by_side.values()
+        for label in labels
     }
-    flops = extra["mpt"].pop("flops_per_step", None)
+    times = in_turn(sides, rounds)
+    medians = {label: median(values) for label, values in times.items()}
+    best = {side: min(labels, key=medians.__getitem__) for side, labels in by_side.items()}
+    flops = found["mpt"].pop("flops_per_step")
     return {
         "kind": "step time",
         "work": work,
@@ -147,15 +136,32 @@ def case(work: str, policy: str, rounds: int, folder: Path, peaks: dict[str, Any
         "learning_rate": WORKS[work].rate,
         "unit": "ms",
         "pilot": pilot,
-        "also": {label: found for label, found in extra.items() if found},
+        "also": {label: also for label, also in found.items() if also},
         "times": times,
-        "medians": {label: median(values) for label, values in times.items()},
+        "medians": medians,
         "best": best,
         "not_measured": skipped,
         "flops_per_step": flops,
         "peak_flops_per_second": verdicts.peak_of(peaks, policy),
         "losses": losses(work, policy, folder, {side: known[best[side]] for side in best}),
     }
+
+
+def _pilot(
+    known: dict[str, Setting], work: str, policy: str, folder: Path
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """What each setting tells in one process, and why others were not measured; both by label."""
+    found: dict[str, dict] = {}
+    skipped: dict[str, str] = {}
+    for label, each in known.items():
+        if each.side == "torch" and TORCH not in os.environ:
+            skipped["torch"] = f"{TORCH} is not set"
+            continue
+        try:
+            found[label] = measured(each, work, policy, folder)
+        except Failed as error:
+            skipped[label] = str(error)
+    return found, skipped
 
 
 def measured(setting: Setting, work: str, policy: str, folder: Path) -> dict[str, Any]:
@@ -166,7 +172,7 @@ def measured(setting: Setting, work: str, policy: str, folder: Path) -> dict[str
     """
     case = WORKS[work]
     if setting.side == "mpt":
-        return mpt_step(work, policy, folder)
+        return mpt_step(work, policy, folder, *(f"{k}={v}" for k, v in setting.options.items()))
     group = setting.options.get("group", 1)
     # The first call of compiled code and the first with other shapes compile: two are left out.
     warmup = -(-max(case.warmup, group) // group) * group
