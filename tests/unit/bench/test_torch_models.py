@@ -36,6 +36,8 @@ def model(name):
 ours, theirs = model("weights"), model("gradients")
 data = read("data")
 x, y = torch.from_numpy(inputs(ours, data["x"])), torch.from_numpy(data["y"]).long()
+if x.is_floating_point():
+    x = x.double()
 if arguments.get("channels_last"):
     ours, x = (each.to(memory_format=torch.channels_last) for each in (ours, x))
 loss = F.cross_entropy(ours(x).flatten(0, -2), y.flatten())
@@ -63,7 +65,8 @@ def keras_side(family, arguments, shape, classes, folder):
     rng = np.random.default_rng(0)
     tokens = family == "gpt"
     size = (6, *shape)
-    x = rng.integers(0, classes, size) if tokens else rng.normal(size=size)
+    # Keras casts a model's inputs to float32.
+    x = rng.integers(0, classes, size) if tokens else rng.normal(size=size).astype("float32")
     y = rng.integers(0, classes, size if tokens else 6)
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("float64")
