@@ -75,7 +75,9 @@ def measure(
     for name in selected(names, options.case, options.policy):
         if options.missing and name in found["cases"]:
             continue
+        start = time.perf_counter()
         case = dict(cases)[name](options.rounds)
+        case["seconds_to_measure"] = time.perf_counter() - start
         if "skipped" in case:
             found.setdefault("skipped", {})[case["policy"]] = case["skipped"]
         else:

@@ -73,7 +73,7 @@ def times(cases: Sequence[Case]) -> str:
         after = " / ".join(f"{losses['last'][side]:.4g}" for side in losses["last"])
         row.append(f"{after}{'; **void**' if is_void(case) else ''}")
         rows.append(row)
-    heads = ["work", "mpt, ms", "Keras `fit`, ms", "PyTorch, ms", "losses after 50 steps"]
+    heads = ["work", "mpt, ms", "Keras `fit`, ms", "PyTorch, ms", "their losses after 50 steps"]
     return table(heads, rows)
 
 
@@ -200,8 +200,6 @@ def _setting(label: str) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        f"| {' | '.join(line)} |".replace("| --- ", "|---").replace("---|", "---|")
-        for line in lines
-    )
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    lines.insert(1, "|---" * len(heads) + "|")
+    return "\n".join(lines)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bench.targets import against, is_void
 from bench.work import WORKS
 from mpt.pages.svg import Figure
 
 SIDES = {"mpt": "mpt", "keras": "Keras fit", "torch": "PyTorch"}
-WIDTH, NAME, BARS, END = 720.0, 150.0, 230.0, 560.0
+WIDTH, BARS, END = 720.0, 230.0, 530.0
 BAR, GAP, TOP = 15.0, 16.0, 54.0
 STYLE = """
 svg{background:#fff;font:13px system-ui,sans-serif}
@@ -23,7 +24,8 @@ text{fill:#e6edf3}.soft{fill:#9aa4ae}.mpt{fill:#58a6ff}.keras{fill:#e5776e}.torc
 def step_picture(policy: str, cases: Sequence[dict[str, Any]]) -> str:
     """Each case's sides, as long as their step takes; every case has a scale of its own.
 
-    The line on a bar spans all rounds.
+    The line on a bar spans all rounds. What mpt takes of a peer's time is, as in the tables, the
+    median of the rounds' ratios.
     """
     rows = sum(len(case["best"]) for case in cases)
     height = TOP + rows * (BAR + 3) + len(cases) * GAP
@@ -51,10 +53,9 @@ def step_picture(policy: str, cases: Sequence[dict[str, Any]]) -> str:
 def _case(picture: Figure, case: dict[str, Any], y: float) -> float:
     """One case's bars from `y` on; where they end."""
     longest = max(max(case["times"][label]) for label in case["best"].values())
-    agree = case["losses"]["agree"]
     work = WORKS[case["work"]]
     picture.text((14, y + 12), case["work"], "strong")
-    picture.text((14, y + 28), f"batch {work.batch}" + ("" if agree else "; void"), "soft")
+    picture.text((14, y + 28), f"batch {work.batch}" + ("; void" if is_void(case) else ""), "soft")
     for side, label in case["best"].items():
         scale = (END - BARS) / longest
         times, middle = case["times"][label], case["medians"][label]
@@ -64,8 +65,8 @@ def _case(picture: Figure, case: dict[str, Any], y: float) -> float:
         picture.line((low, y + BAR / 2), (high, y + BAR / 2), "whisker")
         for at in (low, high):
             picture.line((at, y + 4), (at, y + BAR - 4), "whisker")
-        ratio = case["medians"][case["best"]["mpt"]] / middle
-        more = "" if side == "mpt" else f"; mpt takes {ratio:.2f}"
+        figure = against(case, side) if side != "mpt" and not is_void(case) else None
+        more = f"; mpt takes {figure.value:.2f}" if figure else ""
         picture.text((max(high, BARS + scale * middle) + 8, y + 12), f"{_ms(middle)} ms{more}")
         y += BAR + 3
     return y
