@@ -122,7 +122,8 @@ def _step_times(
     def run(work: str, policy: str, rounds: int) -> dict:
         if reason := pointless(policy, peaks()["kind"], results.machine()):
             return {"policy": policy, "skipped": reason}
-        return step_time.case(work, policy, rounds, folder(work), peaks())
+        job = step_time.Job(work, policy, folder(work), peaks()["kind"] == "gpu")
+        return step_time.case(job, rounds, peaks())
 
     for work in STEP_TIMES:
         for policy in POLICIES:
@@ -175,9 +176,10 @@ def _others(folder: Callable[[str], Path]) -> Iterator[tuple[str, Measure]]:
 
 def telemetry(work: str, rounds: int, folder: Path) -> dict:
     """A step with all telemetry against one with telemetry=minimal."""
+    job = step_time.Job(work, "float32", folder)
 
     def step(*overrides: str) -> float:
-        return step_time.mpt_step(work, "float32", folder, *overrides)["step_ms"]
+        return step_time.mpt_step(job, *overrides)["step_ms"]
 
     sides: dict[str, Side] = {"on": step, "off": lambda: step("telemetry=minimal")}
     return {"kind": "telemetry", **compared(in_turn(sides, rounds), "on", "off", TELEMETRY)}

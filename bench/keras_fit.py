@@ -42,8 +42,6 @@ class First(keras.callbacks.Callback):
 def main() -> None:
     asked = json.loads(sys.argv[1])
     policy, folder = asked["policy"], Path(asked["folder"])
-    if asked.get("cpu"):
-        tf.config.set_visible_devices([], "GPU")
     tf.config.experimental.enable_tensor_float_32_execution(policy == "tf32")
     model = compiled(asked, folder)
     data = batches(WORKS[asked["work"]].batch, folder, asked["autotune"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.measure import ROOT, compared, environment, in_turn
 from bench.resume import until_step
-from bench.step_time import mpt_words, written
+from bench.step_time import Job, mpt_words, written
 
 TARGET = 1.10
 STEPS = 64
@@ -24,7 +24,7 @@ WORKS = ("mlp", "resnet20")
 def first_step(work: str, rounds: int) -> dict:
     """s, the sides in turn; one round ahead of those that count fills the disk's cache."""
     with tempfile.TemporaryDirectory() as folder, written() as data:
-        words = mpt_words(work, data(work), "float32", STEPS)
+        words = mpt_words(Job(work, "float32", data(work)), STEPS)
         words = [word for word in words if not word.startswith("init_from=")]
         runs = iter(range(1_000_000))
 
