@@ -5,8 +5,8 @@
 
 Each side runs in fresh processes, the sides in turn, and the median of the rounds counts. A ratio
 is taken round by round. Nothing here asserts: the figures are for people to read. A case is merged
-into the results as soon as it is measured, and the rest of them stays; then docs/performance.md is
-written anew from the results.
+into the results as soon as it is measured, and the rest of them stays. They lie in bench/results, a
+file for each kind of machine; docs/performance.md is written anew from them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from bench import (
     step_time,
     targets,
 )
-from bench.measure import Side, compared, environment, in_turn, last_json, synthetic, train
+from bench.measure import Failed, Side, compared, environment, in_turn, last_json, synthetic, train
 from bench.work import STEP_TIMES, WARMUP, WORKS
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "tf32")
@@ -45,11 +45,17 @@ def main() -> int:
     options = arguments()
     path = options.output or results.path_of(results.machine())
     found = results.load(path)
+    if options.docs_only and not found["cases"]:
+        there = ", ".join(str(file) for file in sorted(results.FOLDER.glob("*.json")))
+        raise SystemExit(f"no results in {path}; --output FILE names others: {there or 'none'}")
     if not options.docs_only:
-        with session(found) as cases:
-            measure(cases, options, found, path)
+        try:
+            with session(found) as cases:
+                measure(cases, options, found, path)
+        except Failed as error:
+            raise SystemExit(f"{error}\n--missing goes on from here") from None
         print(f"results: {path.resolve()}")
-    if options.docs:
+    if options.docs_only or not options.output:
         documents.write(found)
         print(f"page: {documents.PAGE}")
     return 0
@@ -61,9 +67,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", action="append", help="a name, or its beginning: cnn, resume")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="of the step times")
     parser.add_argument("--missing", action="store_true", help="only what the results lack")
-    parser.add_argument("--output", type=Path, help="results; by default of this kind of machine")
-    parser.add_argument("--docs-only", action="store_true", help="measure nothing")
-    parser.add_argument("--no-docs", dest="docs", action="store_false", help="leave docs/ alone")
+    parser.add_argument(
+        "--output", type=Path, help="a results file of one's own; docs/ stays as it is"
+    )
+    parser.add_argument("--docs-only", action="store_true", help="measure nothing, write docs/")
     return parser.parse_args()
 
 
