@@ -24,14 +24,14 @@ from bench.work import DATA, WEIGHTS, WORKS, Work
 NEAR = 1.07
 """A setting whose pilot took up to this multiple of its peer's best goes on to the rounds."""
 MOST = 2
-"""Settings of one peer that go on at the most: so that all cases fit into an hour."""
+"""Settings of one peer that go on at the most: each takes a minute of every case."""
 LOSS_STEPS, LAST = 50, 5
 """Steps whose losses are compared: the first one, and the mean of the last ones."""
 TOLERANCES = {
     "float32": (1e-4, 0.02),
     "tf32": (2e-3, 0.05),
     "mixed_float16": (5e-3, 0.05),
-    "mixed_bfloat16": (2e-2, 0.05),
+    "mixed_bfloat16": (5e-3, 0.05),
 }
 """By policy: how far apart losses may lie, over the largest: at the first step, at the last."""
 XLA = "XLA"
