@@ -162,7 +162,7 @@ def missing(results: dict[str, Any], cases: Sequence[Case]) -> str:
 
 def provenance(cases: Iterable[dict[str, Any]]) -> str:
     """Which machines and versions the figures are of."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Case]] = {}
     for case in cases:
         machine, versions = case["machine"], case["versions"]
         units = "with" if machine["bfloat16_units"] else "without"
@@ -170,14 +170,18 @@ def provenance(cases: Iterable[dict[str, Any]]) -> str:
             f"{machine['cores']} cores of an {machine['cpu']} {units} bfloat16 units, TensorFlow "
             f"{versions['tensorflow']}, Keras {versions['keras']}, Python {versions['python']}"
         )
-        for also in case.get("also", {}).values():
-            if "version" in also:
-                said += f", PyTorch {also['version']}"
-                break
-        found.setdefault(said, []).append(case["date"])
-    return " ".join(
-        f"Measured from {min(dates)} to {max(dates)}: {said}." for said, dates in found.items()
-    )
+        found.setdefault(said, []).append(case)
+    return " ".join(_measured(said, own) for said, own in found.items())
+
+
+def _measured(said: str, cases: Sequence[Case]) -> str:
+    """When cases were measured, with PyTorch's version, which those alone tell that have it."""
+    first, last = min(case["date"] for case in cases), max(case["date"] for case in cases)
+    when = f"on {first}" if first == last else f"from {first} to {last}"
+    also = [each for case in cases for each in case.get("also", {}).values()]
+    torch = sorted({each["version"] for each in also if "version" in each})
+    peers = "".join(f", PyTorch {version}" for version in torch)
+    return f"Measured {when}: {said}{peers}."
 
 
 def describe(case: Case) -> str:

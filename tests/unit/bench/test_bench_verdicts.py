@@ -151,6 +151,13 @@ def test_a_page_and_its_pictures_come_from_the_results_alone(tmp_path):
         assert (tmp_path / f"step-time-{policy}.svg").read_text().startswith("<svg xmlns=")
 
 
+def test_cases_of_one_machine_share_a_sentence_with_pytorch_where_some_have_it():
+    found = measured(case(also={"torch: eager": {"version": "2.13.0+cpu"}}), case("cnn"))
+    text = documents.provenance(found["cases"].values())
+    assert text.count("Measured on") == 1
+    assert text.endswith(", PyTorch 2.13.0+cpu.")
+
+
 def test_a_picture_says_its_figures_to_those_who_cannot_see_it():
     picture = step_picture("float32", [case()])
     assert "mlp: mpt 9 ms, Keras fit 10 ms" in picture
