@@ -42,6 +42,25 @@ def compared(
     }
 
 
+class Failed(Exception):
+    """A side's process ended with an error; its last words."""
+
+
+def last_json(command: list[str]) -> dict:
+    """The last line that `command`, run from the repository's root, prints.
+
+    Raises:
+        Failed: it ended with an error.
+    """
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Failed(lines[-1][:300])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 def train(*overrides: str) -> dict:
     """The report of one `mpt train` with these overrides."""
     with trained(*overrides) as run:
@@ -50,7 +69,11 @@ def train(*overrides: str) -> dict:
 
 @contextmanager
 def trained(*overrides: str) -> Iterator[Path]:
-    """The folder of one `mpt train` with these overrides."""
+    """The folder of one `mpt train` with these overrides.
+
+    Raises:
+        Failed: it ended with an error.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = train_command(*overrides, run=run)
@@ -58,7 +81,7 @@ def trained(*overrides: str) -> Iterator[Path]:
             command, capture_output=True, text=True, check=False, env=environment(), cwd=folder
         )
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+            raise Failed(f"{' '.join(command)}\n{done.stderr}")
         yield run
 
 
