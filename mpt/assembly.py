@@ -42,7 +42,7 @@ class Assembly:
     def __init__(self, session: Session):
         self._session = session
         prepared, execution, result = session.prepared, session.execution, session.result
-        self._compute = _compute(prepared)
+        self._compute = Compute()
         saving.save_plainly(prepared.model)
         config = prepared.config
         self._steps = StepsPerExecution.choose(
@@ -105,8 +105,19 @@ class Assembly:
             parts=parts,
             max_rollbacks=trainer.max_rollbacks if trainer.on_divergence == "rollback" else 0,
             tell=session.tell,
+            after_first=self._measure_compute,
             callbacks=prepared.callbacks,
         )
+
+    def _measure_compute(self) -> None:
+        """Count the model's FLOPs, and measure the peak of all devices on one."""
+        prepared, start = self._session.prepared, self._session.clock.elapsed
+        self._compute.forward = forward_pass(prepared.model, prepared.data.element_spec[0])
+        if prepared.config.telemetry.peak:
+            peak = matmul_peak(prepared.compute_dtype)
+            self._compute.peak = peak and peak * prepared.processors
+        seconds = self._session.result.wall_seconds
+        seconds.startup = (seconds.startup or 0.0) + self._session.clock.elapsed - start
 
     def _recorder(self) -> Recorder:
         session = self._session
@@ -214,14 +225,6 @@ def _rules(prepared: Prepared) -> DivergenceRules:
 def _learning_rate(prepared: Prepared) -> float:
     rate = prepared.optimizer.learning_rate
     return float(tf.convert_to_tensor(rate).numpy())  # a mirrored variable has no float()
-
-
-def _compute(prepared: Prepared) -> Compute:
-    """The model's FLOPs, counted, and the peak of all devices, measured on one."""
-    forward = forward_pass(prepared.model, prepared.data.element_spec[0])
-    wanted = prepared.config.telemetry.peak
-    peak = matmul_peak(prepared.compute_dtype) if wanted else None
-    return Compute(forward, peak and peak * prepared.processors)
 
 
 def _evaluation(session: Session, agreement: Agreement) -> EvaluationLoop | None:

@@ -53,7 +53,8 @@ class TrainLoop:
         self._halting = threading.Event()
         self._drained = 0
         self._run_before = 0
-        self._steps = tf.function(self._run_steps, reduce_retracing=True)
+        # Not converted by AutoGraph, which costs a third of a second: its loop is written out.
+        self._steps = tf.function(self._run_steps, reduce_retracing=True, autograph=False)
 
     def run(self, count: int) -> int:
         """Run `count` steps. Returns when they are queued, which on a CPU is when they are done.
@@ -129,14 +130,17 @@ class TrainLoop:
         return dict(zip(self._columns, np.ascontiguousarray(ring[index].T), strict=True))
 
     def _run_steps(self, iterator: Iterator[Batch], count: tf.Tensor) -> None:
-        done = tf.zeros_like(count)
-        while done < count and ((done < 1) | ~self._halted.read_value()):
-            # One step at a time: overlapping steps only compete for memory and cores.
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            done += 1
+        def going_on(done: tf.Tensor) -> tf.Tensor:
+            return (done < count) & ((done < 1) | ~self._halted.read_value())
+
+        def one_step(done: tf.Tensor) -> tf.Tensor:
             batch, waited = self._next_batch(iterator)
             self._step(batch)
             self._write({**self._measure(), **waited})
+            return done + 1
+
+        # One step at a time: overlapping steps only compete for memory and cores.
+        tf.while_loop(going_on, one_step, [tf.zeros_like(count)], parallel_iterations=1)
 
     @tf.autograph.experimental.do_not_convert
     def _next_batch(self, iterator: Iterator[Batch]) -> tuple[Batch, dict[str, tf.Tensor]]:

@@ -53,6 +53,8 @@ class Training:
         max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
             leaves out the batches since; 0: it stops.
         tell: told when the run goes back.
+        after_first: done once, behind the first call, for what a run wants to know but need not
+            know before it begins; its time is not training's.
         interrupted: whether it was asked to end early.
         team: who trains together with this process, in lock step.
     """
@@ -78,12 +80,14 @@ class Training:
     parts: Mapping[str, Part] = field(default_factory=dict)
     max_rollbacks: int = 0
     tell: Callable[[str], None] = print
+    after_first: Callable[[], None] | None = None
     callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
     _drained_at: int = 0
     _pending: list[dict[str, np.ndarray]] = field(default_factory=list)
     _window_seconds: float = 0.0
     _step_seconds: float = 0.0
+    _beside_seconds: float = 0.0
     _finalized: bool = False
     _left_out: int = 0
     _saved_at: int | None = None
@@ -271,7 +275,8 @@ class Training:
 
     def _other_seconds(self) -> float:
         """Time at the edges of steps that is not training's."""
-        return sum(value for name, value in self.outcome.seconds.items() if name != "train")
+        edges = sum(value for name, value in self.outcome.seconds.items() if name != "train")
+        return edges + self._beside_seconds
 
     def _call(self, hooks: keras.callbacks.CallbackList) -> None:
         """One call of the device: steps up to the next edge, or to a signal."""
@@ -296,9 +301,18 @@ class Training:
         if tuning:
             self.steps_per_execution.add(step, count, seconds)
             self.throughput.extend_warmup(self.steps_per_execution.settled_at)
+        self._do_after_first()
         # A callback of batches wants numbers, which cost a synchronization; others do without.
         logs = metric_values(self.model) if wants_batches(self.callbacks) else {}
         hooks.on_train_batch_end(batch + count - 1, logs)
+
+    def _do_after_first(self) -> None:
+        if self.after_first is None:
+            return
+        self.loop.wait()
+        start, after_first, self.after_first = time.perf_counter(), self.after_first, None
+        after_first()
+        self._beside_seconds += time.perf_counter() - start
 
     def _edge(self, hooks: keras.callbacks.CallbackList) -> Reason | None:
         """What is due at the present step; the reason to stop, or None.

@@ -6,7 +6,7 @@ Tags:
     compute/utilization: that, over the matrix-product peak measured on this device, 0 to 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import tensorflow as tf
@@ -42,12 +42,16 @@ class ForwardPass:
     cast_bytes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compute:
-    """What relates a rate of examples to a rate of floating-point operations."""
+    """What relates a rate of examples to a rate of floating-point operations.
 
-    forward: ForwardPass
-    peak: float | None
+    Attributes:
+        peak: of the matrix product, FLOP/s; None until it is measured, or where it cannot be.
+    """
+
+    forward: ForwardPass = field(default_factory=ForwardPass)
+    peak: float | None = None
 
     def flops_per_second(self, examples_per_second: float | None) -> float | None:
         if not self.forward.flops or examples_per_second is None:
