@@ -116,8 +116,14 @@ _ATEN = tuple(
 )
 
 
-def aten_kind(name: str) -> str:
-    """The kind of an operation of PyTorch's, as aten::addmm, or of a kernel that it compiled."""
+def aten_kind(name: str, casts: bool = False) -> str:
+    """The kind of an operation of PyTorch's, as aten::addmm, or of a kernel that it compiled.
+
+    Args:
+        casts: under autocast, where what is copied is cast.
+    """
+    if casts and name == "aten::copy_":
+        return CASTS
     for found, pattern in _ATEN:
         if pattern.search(name):
             return found

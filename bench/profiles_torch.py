@@ -1,0 +1,68 @@
+"""The peer's profile: PyTorch's own profiler over steps of its loop. Prints one JSON line.
+
+    PYTHON_WITH_TORCH -m bench.profiles_torch JSON
+
+with work, policy, folder, warmup, steps, and of the setting: compile, channels_last.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.torch_fit import batched, make_step, started
+from bench.work import WORKS
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    case, folder = WORKS[asked["work"]], Path(asked["folder"])
+    last = asked.get("channels_last", False)
+    model = started(case, folder, last)
+    batches = batched(case, folder, model, last, "cpu")
+    step = make_step(model, case, asked["policy"], asked.get("compile", False), "cpu")
+    print(json.dumps({**profiled(step, batches, asked), "version": torch.__version__}))
+
+
+def profiled(step: Any, batches: list, asked: dict[str, Any]) -> dict[str, Any]:
+    """ms a step without the profiler and with it, and each operation's own time, ms a step."""
+    steps = asked["steps"]
+
+    def run(count: int) -> float:
+        start = time.perf_counter()
+        for number in range(count):
+            step(*batches[number % len(batches)])
+        return 1e3 * (time.perf_counter() - start) / count
+
+    run(asked["warmup"])
+    plain, before = run(steps), time.process_time()
+    run(steps)
+    processor = 1e3 * (time.process_time() - before) / steps
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
+    ) as found:
+        with_profiler = run(steps)
+    ops = [
+        {
+            "name": event.key,
+            "shape": ", ".join("x".join(map(str, s)) for s in event.input_shapes if s),
+            "ms": event.self_cpu_time_total / 1e3 / steps,
+            "count": event.count / steps,
+        }
+        for event in found.key_averages(group_by_input_shape=True)
+    ]
+    return {
+        "step_ms": plain,
+        "processor_ms": processor,
+        "profiled_step_ms": with_profiler,
+        "ops": ops,
+    }
+
+
+if __name__ == "__main__":
+    main()
