@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-lint ## Check style, types and the direction of imports
 format: $(VENV)/.installed-lint ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## Measure the step time against bare Keras (tens of minutes)
+bench: $(VENV)/.installed ## Measure against bare Keras and PyTorch, write docs/performance.md (hours)
 	$(BIN)/python -m bench $(ARGS)
 
 soak: $(VENV)/.installed ## Train 20,000 steps and check that nothing grows nor slows down (minutes)

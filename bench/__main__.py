@@ -1,98 +1,195 @@
-"""`make bench`: mpt against bare Keras on the same work, as JSON and as a table.
+"""`make bench`: mpt against bare Keras and PyTorch on the same work, as JSON, tables and pictures.
 
-    python -m bench [--rounds N] [--case NAME ...] [--output FILE]
+    python -m bench [--rounds N] [--case NAME ...] [--policy POLICY ...] [--missing] [--output FILE]
+    python -m bench --docs-only [--output FILE]
 
 Each side runs in fresh processes, the sides in turn, and the median of the rounds counts. A ratio
-is taken round by round. Nothing here asserts: the figures are for people to read.
+is taken round by round. Nothing here asserts: the figures are for people to read. A case is merged
+into the results as soon as it is measured, and the rest of them stays. They lie in bench/results, a
+file for each kind of machine; docs/performance.md is written anew from them.
 """
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from bench import accumulation, checkpoints, image_folder, resume, scaling
-from bench.measure import ROOT, Side, compared, environment, in_turn, synthetic, train
-from bench.work import WARMUP, WORKS
+from bench import (
+    accumulation,
+    checkpoints,
+    documents,
+    image_folder,
+    results,
+    resume,
+    scaling,
+    startup,
+    step_time,
+    targets,
+)
+from bench.measure import Failed, Side, compared, environment, in_turn, last_json, synthetic, train
+from bench.work import STEP_TIMES, WARMUP, WORKS
 
-POLICIES = ("float32", "mixed_bfloat16")
-# Highest ratio that the project sets itself: against the better Keras setting, autotune off.
-TARGETS = {"cnn": 1.03, "mlp": 0.92, "resnet20": 0.80}
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "tf32")
+TELEMETRY = 1.01
+Measure = Callable[[int], dict]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--case", action="append", choices=[name for name, _ in cases()])
-    parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
-    options = parser.parse_args()
-    results = {"machine": machine(), "rounds": options.rounds, "cases": {}}
-    for name, measure in cases():
-        if options.case and name not in options.case:
-            continue
-        results["cases"][name] = measure(options.rounds)
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
-        print(row(name, results["cases"][name]), flush=True)
-    print(f"results: {options.output.resolve()}")
+    options = arguments()
+    path = options.output or results.path_of(results.machine())
+    found = results.load(path)
+    if options.docs_only and not found["cases"]:
+        there = ", ".join(str(file) for file in sorted(results.FOLDER.glob("*.json")))
+        raise SystemExit(f"no results in {path}; --output FILE names others: {there or 'none'}")
+    if not options.docs_only:
+        try:
+            with session(found) as cases:
+                measure(cases, options, found, path)
+        except Failed as error:
+            raise SystemExit(f"{error}\n--missing goes on from here") from None
+        print(f"results: {path.resolve()}")
+    if options.docs_only or not options.output:
+        documents.write(found)
+        print(f"page: {documents.PAGE}")
     return 0
 
 
-def cases() -> list[tuple[str, Callable[[int], dict]]]:
-    """Every case by name."""
-    found: list[tuple[str, Callable[[int], dict]]] = [
-        ("digits", digits),
-        ("end of a run", end_of_run),
-        ("command line", command_line),
-        (
-            "cnn against fit as written",
-            lambda rounds: step_time("cnn", "float32", rounds, (1,), 0.85),
-        ),
-    ]
-    for work, target in TARGETS.items():
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", action="append", help="a name, or its beginning: cnn, resume")
+    parser.add_argument("--policy", action="append", choices=POLICIES, help="of the step times")
+    parser.add_argument("--missing", action="store_true", help="only what the results lack")
+    parser.add_argument(
+        "--output", type=Path, help="a results file of one's own; docs/ stays as it is"
+    )
+    parser.add_argument("--docs-only", action="store_true", help="measure nothing, write docs/")
+    return parser.parse_args()
+
+
+def measure(
+    cases: list[tuple[str, Measure]], options: argparse.Namespace, found: dict[str, Any], path: Path
+) -> None:
+    """Measure what was asked for, and save each case as it comes."""
+    names = [name for name, _ in cases]
+    for name in selected(names, options.case, options.policy):
+        if options.missing and name in found["cases"]:
+            continue
+        start = time.perf_counter()
+        case = dict(cases)[name](options.rounds)
+        case["seconds_to_measure"] = time.perf_counter() - start
+        if "skipped" in case:
+            found.setdefault("skipped", {})[case["policy"]] = case["skipped"]
+        else:
+            results.merge(found, name, case, options.rounds)
+            print(row(name, case), flush=True)
+        results.save(found, path)
+
+
+def selected(names: list[str], asked: list[str] | None, policies: list[str] | None) -> list[str]:
+    """The cases of these names, or that begin with them as whole words; of these policies alone.
+
+    Raises:
+        SystemExit: a name fits none.
+    """
+    chosen = []
+    for each in asked or []:
+        fits = [name for name in names if name == each]
+        fits = fits or [name for name in names if name.startswith(f"{each} ")]
+        if not fits:
+            raise SystemExit(f"no case is called {each!r}: {', '.join(names)}")
+        chosen += fits
+    kept = [name for name in names if not asked or name in chosen]
+    return [n for n in kept if n.split()[-1] in policies] if policies else kept
+
+
+@contextmanager
+def session(found: dict[str, Any]) -> Iterator[list[tuple[str, Measure]]]:
+    """Every case by name, with what several of them need made once."""
+
+    @cache
+    def peaks() -> dict[str, Any]:
+        found["peaks"] = device_peaks()
+        return found["peaks"]
+
+    with step_time.written() as folder:
+        yield [*_step_times(folder, peaks), *_others(folder)]
+
+
+def _step_times(
+    folder: Callable[[str], Path], peaks: Callable[[], dict]
+) -> Iterator[tuple[str, Measure]]:
+    def run(work: str, policy: str, rounds: int) -> dict:
+        if reason := pointless(policy, peaks()["kind"], results.machine()):
+            return {"policy": policy, "skipped": reason}
+        job = step_time.Job(work, policy, folder(work), peaks()["kind"] == "gpu")
+        return step_time.case(job, rounds, peaks())
+
+    for work in STEP_TIMES:
         for policy in POLICIES:
-            found.append(
-                (
-                    f"{work} {policy}",
-                    lambda rounds, work=work, policy=policy, target=target: step_time(
-                        work, policy, rounds, (1, 16), target
-                    ),
-                )
+            yield (
+                f"{work} {policy}",
+                lambda rounds, work=work, policy=policy: run(work, policy, rounds),
             )
-    found.append(("resnet20 fused normalization", fused_normalization))
-    found.append(("resnet20 histograms", gradient_histograms))
-    for work in ("mlp of 32", "resnet20 of 32"):
-        found.append(
-            (
-                f"accumulation {work}",
-                lambda rounds, work=work: accumulation.case(work, rounds, mpt_step_ms),
-            )
+
+
+def pointless(policy: str, kind: str, machine: dict[str, Any]) -> str | None:
+    """Why a policy makes no sense on the device; None where it does."""
+    if policy == "tf32" and kind == "cpu":
+        return "a GPU's"
+    for half in ("bfloat16", "float16"):
+        if policy == f"mixed_{half}" and kind == "cpu" and not machine[f"{half}_units"]:
+            return f"this CPU has no {half} units, and TensorFlow emulates the type"
+    return None
+
+
+def device_peaks() -> dict[str, Any]:
+    command = [sys.executable, "-m", "mpt", "doctor", "--peaks", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    return dict(json.loads(done.stdout))
+
+
+def _others(folder: Callable[[str], Path]) -> Iterator[tuple[str, Measure]]:
+    for work in startup.WORKS:
+        yield f"start-up {work}", lambda rounds, work=work: startup.first_step(work, rounds)
+    for work in ("cnn", "mlp"):
+        yield (
+            f"telemetry {work}",
+            lambda rounds, work=work: telemetry(work, rounds, folder(work)),
         )
-    found.append(("image folder", image_folder.case))
+    yield from {"digits": digits, "end of a run": end_of_run, "command line": command_line}.items()
+    yield "fused normalization", fused_normalization
+    yield "histograms", gradient_histograms
+    for work in ("mlp of 32", "resnet20 of 32"):
+        yield (
+            f"accumulation {work}",
+            lambda rounds, work=work: accumulation.case(work, rounds, mpt_step_ms),
+        )
+    yield "image folder", image_folder.case
     for work in scaling.BATCH:
-        found.append((f"devices {work}", lambda rounds, work=work: scaling.devices(work, rounds)))
-        found.append((f"workers {work}", lambda rounds, work=work: scaling.workers(work, rounds)))
-    found.append(("checkpoints", checkpoints.cost))
-    found.append(("resume", lambda rounds: resume.first_step("digits", rounds)))
-    found.append(("resume resnet20", lambda rounds: resume.first_step("resnet20", rounds)))
-    return found
+        yield f"devices {work}", lambda rounds, work=work: scaling.devices(work, rounds)
+        yield f"workers {work}", lambda rounds, work=work: scaling.workers(work, rounds)
+    yield "checkpoints", checkpoints.cost
+    yield "resume", lambda rounds: resume.first_step("digits", rounds)
+    yield "resume resnet20", lambda rounds: resume.first_step("resnet20", rounds)
 
 
-def step_time(
-    work: str, policy: str, rounds: int, keras_settings: tuple[int, ...], target: float
-) -> dict:
-    """Steady-state step time of mpt, all telemetry on, against bare `fit`; ms, medians."""
-    sides: dict[str, Side] = {"mpt": lambda: mpt_step_ms(work, policy)}
-    for k in keras_settings:
-        sides[f"keras_{k}"] = lambda k=k: keras_step_ms(work, policy, k)
-    times = in_turn(sides, rounds)
-    peer = min((name for name in sides if name != "mpt"), key=lambda name: median(times[name]))
-    return compared(times, "mpt", peer, target)
+def telemetry(work: str, rounds: int, folder: Path) -> dict:
+    """A step with all telemetry against one with telemetry=minimal."""
+    job = step_time.Job(work, "float32", folder)
+
+    def step(*overrides: str) -> float:
+        return step_time.mpt_step(job, *overrides)["step_ms"]
+
+    sides: dict[str, Side] = {"on": step, "off": lambda: step("telemetry=minimal")}
+    return {"kind": "telemetry", **compared(in_turn(sides, rounds), "on", "off", TELEMETRY)}
 
 
 def fused_normalization(rounds: int) -> dict:
@@ -111,11 +208,7 @@ def gradient_histograms(rounds: int) -> dict:
 
     Twenty steps a side and round, for single steps are noisy.
     """
-    command = [sys.executable, "-m", "bench.histograms", str(20 * rounds)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
-    )
-    times = json.loads(done.stdout.splitlines()[-1])
+    times = last_json([sys.executable, "-m", "bench.histograms", str(20 * rounds)])
     alone = {key: median(times[key]) for key in ("skip", "count", "read")}
     one = alone["count"] - alone["skip"] + alone["read"]
     default = [step + one / 500 for step in times["between"]]
@@ -159,7 +252,7 @@ def command_line(rounds: int) -> dict:
 
 
 def mpt_step_ms(work: str, policy: str, *overrides: str) -> float:
-    """Median step time of a real run, as its report has it; all telemetry on."""
+    """Step time of a real run on random examples, as its report has it; all telemetry on."""
     case = WORKS[work]
     report = train(
         *synthetic(work, WARMUP + case.steps),
@@ -172,14 +265,6 @@ def mpt_step_ms(work: str, policy: str, *overrides: str) -> float:
     return 1e3 * case.batch / speed
 
 
-def keras_step_ms(work: str, policy: str, steps_per_execution: int) -> float:
-    """Mean step time of bare `fit`."""
-    command = [sys.executable, str(ROOT / "bench/keras_fit.py"), work, policy]
-    command += [str(steps_per_execution), str(WORKS[work].steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    return float(json.loads(done.stdout.splitlines()[-1])["step_ms"])
-
-
 def wall(words: list[str]) -> float:
     start = time.perf_counter()
     command = [str(Path(sys.executable).with_name("mpt")), *words]
@@ -187,25 +272,10 @@ def wall(words: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def machine() -> dict:
-    """What the figures were measured on."""
-    from importlib.metadata import version
-
-    from mpt.device import parse_cpuinfo
-
-    name, flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text())
-    return {
-        "cpu": name,
-        "cores": os.cpu_count(),
-        "bfloat16_units": bool(flags & {"avx512_bf16", "amx_bf16"}),
-        "python": platform.python_version(),
-        "tensorflow": version("tensorflow"),
-        "keras": version("keras"),
-    }
-
-
 def row(name: str, result: dict) -> str:
-    """One line of the table."""
+    """One line for the terminal."""
+    if result.get("kind") == "step time":
+        return step_row(name, result)
     if "ratio" in result:
         unit = result["unit"]
         times = ", ".join(f"{side} {time:.2f} {unit}" for side, time in result["medians"].items())
@@ -223,6 +293,18 @@ def row(name: str, result: dict) -> str:
             if isinstance(numbers, list):
                 figures.append(f"{part} {median(numbers):.3f}")
     return f"{name:<30}{', '.join(figures)}; target {result['target']}"
+
+
+def step_row(name: str, case: dict) -> str:
+    """The same of a step time."""
+    said = [f"mpt {case['medians']['mpt']:.2f} ms"]
+    for peer in targets.EACH:
+        if figure := targets.against(case, peer):
+            label = case["best"][peer]
+            said.append(f"{label} {case['medians'][label]:.2f} ms, {documents.shown(figure)}")
+    said.append(f"share of the peak {documents.shown(targets.share(case))}")
+    said += ["void"] if targets.is_void(case) else []
+    return f"{name:<30}{'; '.join(said)}"
 
 
 if __name__ == "__main__":

@@ -31,17 +31,26 @@ class Clock(keras.callbacks.Callback):
         self.at[batch + 1] = time.perf_counter()
 
 
+class First(keras.callbacks.Callback):
+    """Says that the first step is done."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 0:
+            print("first step", flush=True)
+
+
 def main() -> None:
     asked = json.loads(sys.argv[1])
     policy, folder = asked["policy"], Path(asked["folder"])
-    if asked.get("cpu"):
-        tf.config.set_visible_devices([], "GPU")
     tf.config.experimental.enable_tensor_float_32_execution(policy == "tf32")
     model = compiled(asked, folder)
     data = batches(WORKS[asked["work"]].batch, folder, asked["autotune"])
     if asked.get("losses"):
         history = model.fit(data, steps_per_epoch=1, epochs=asked["steps"], verbose=0)
         print(json.dumps({"losses": history.history["loss"]}))
+        return
+    if asked.get("first"):
+        model.fit(data, steps_per_epoch=1000, epochs=1, verbose=0, callbacks=[First()])
         return
     clock = Clock()
     steps = asked["warmup"] + asked["steps"]
@@ -60,7 +69,8 @@ def compiled(asked: dict[str, Any], folder: Path) -> keras.Model:
     case = WORKS[asked["work"]]
     model = build(asked["work"])
     model.layers[-1].dtype_policy = "float32"
-    model.load_weights(folder / WEIGHTS)
+    if not asked.get("first"):
+        model.load_weights(folder / WEIGHTS)
     model.compile(
         optimizer=keras.optimizers.Adam(case.rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=case.tokens),

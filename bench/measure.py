@@ -69,7 +69,11 @@ def train(*overrides: str) -> dict:
 
 @contextmanager
 def trained(*overrides: str) -> Iterator[Path]:
-    """The folder of one `mpt train` with these overrides."""
+    """The folder of one `mpt train` with these overrides.
+
+    Raises:
+        Failed: it ended with an error.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = train_command(*overrides, run=run)
@@ -77,7 +81,7 @@ def trained(*overrides: str) -> Iterator[Path]:
             command, capture_output=True, text=True, check=False, env=environment(), cwd=folder
         )
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+            raise Failed(f"{' '.join(command)}\n{done.stderr}")
         yield run
 
 

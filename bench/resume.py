@@ -47,7 +47,7 @@ def first_step(work: str, rounds: int) -> dict:
             run = Path(folder) / f"{side}{len(spent[side])}"
             if side == "resumed":
                 shutil.copytree(interrupted, run)
-            seconds, cpu = _until_step(words, run, saved + 1 if side == "resumed" else 1)
+            seconds, cpu = until_step(words, run, saved + 1 if side == "resumed" else 1)
             spent[side].append(cpu)
             return seconds
 
@@ -73,7 +73,7 @@ def _interrupt(words: list[str], run: Path) -> None:
     assert process.wait() == SAVED
 
 
-def _until_step(words: list[str], run: Path, step: int) -> tuple[float, float]:
+def until_step(words: list[str], run: Path, step: int) -> tuple[float, float]:
     """From the start of a process until `step` is done: its wall and processor time, s.
 
     Then it is killed.

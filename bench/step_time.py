@@ -10,16 +10,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench import verdicts
-from bench.measure import ROOT, Failed, environment, in_turn, last_json, trained
-from bench.work import DATA, WEIGHTS, WORKS
+from bench.measure import ROOT, Failed, Side, environment, in_turn, last_json, trained
+from bench.work import DATA, WEIGHTS, WORKS, Work
 
 NEAR = 1.07
 """A setting whose pilot took up to this multiple of its peer's best goes on to the rounds."""
@@ -34,8 +34,29 @@ TOLERANCES = {
     "mixed_bfloat16": (2e-2, 0.05),
 }
 """By policy: how far apart losses may lie, over the largest: at the first step, at the last."""
+XLA = "XLA"
+"""mpt's own other setting: the pilot's figure serves the ratio of two policies."""
 TORCH = "MPT_TORCH_PYTHON"
-HALVES = ("mixed_bfloat16", "mixed_float16")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One work under one policy.
+
+    Attributes:
+        folder: with the work's data and weights.
+        on_gpu: steps are short there: more of them are measured, and more of them make a call.
+    """
+
+    work: str
+    policy: str
+    folder: Path
+    on_gpu: bool = False
+
+    @property
+    def plan(self) -> Work:
+        planned = WORKS[self.work]
+        return replace(planned, warmup=32, steps=320, group=16) if self.on_gpu else planned
 
 
 @dataclass(frozen=True)
@@ -57,9 +78,9 @@ class Setting:
         return f"{self.side}: {self.name}" if self.name else self.side
 
 
-def settings(work: str) -> list[Setting]:
-    """All that a pilot measures."""
-    group = WORKS[work].group
+def settings(job: Job) -> list[Setting]:
+    """All that a pilot measures; of mpt itself what it chooses is timed in the rounds."""
+    group = job.plan.group
     fixed = {"group": group, "autotune": False}
     found = [
         Setting("mpt", "", {}),
@@ -69,7 +90,9 @@ def settings(work: str) -> list[Setting]:
         Setting("torch", "eager", {}),
         Setting("torch", "compile", {"compile": True}),
     ]
-    if len(WORKS[work].shape) == 3:
+    if job.policy == "float32":
+        found.append(Setting("mpt", XLA, {"trainer.jit_compile": "true"}))
+    if len(job.plan.shape) == 3:
         last = {"channels_last": True}
         found.append(Setting("torch", "eager, channels last", last))
         found.append(Setting("torch", "compile, channels last", {**last, "compile": True}))
@@ -84,7 +107,7 @@ def near(pilot: dict[str, float]) -> list[str]:
 
 
 @contextmanager
-def prepared(works: Sequence[str]) -> Iterator[Callable[[str], Path]]:
+def written() -> Iterator[Callable[[str], Path]]:
     """A function from a work to the folder of its data and weights, which it writes once."""
     with tempfile.TemporaryDirectory() as folder:
 
@@ -99,112 +122,110 @@ def prepared(works: Sequence[str]) -> Iterator[Callable[[str], Path]]:
         yield of
 
 
-def case(work: str, policy: str, rounds: int, folder: Path, peaks: dict[str, Any]) -> dict:
-    """One work under one policy.
+def case(job: Job, rounds: int, peaks: dict[str, Any]) -> dict:
+    """Pilot, rounds and losses of one job.
 
     Args:
-        folder: with the work's data and weights.
         peaks: what `mpt doctor --peaks --json` says.
     """
-    skipped: dict[str, str] = {}
-    pilot: dict[str, float] = {}
-    extra: dict[str, dict] = {}
-    known = {each.label: each for each in settings(work)}
-    if TORCH not in os.environ:
-        skipped["torch"] = f"{TORCH} is not set"
-        known = {label: each for label, each in known.items() if each.side != "torch"}
-    for label, each in known.items():
-        try:
-            extra[label] = measured(each, work, policy, folder)
-            pilot[label] = extra[label].pop("step_ms")
-        except Failed as error:
-            skipped[label] = str(error)
-    by_side = {
+    known = {each.label: each for each in settings(job)}
+    found, skipped = _pilot(known, job)
+    pilot = {label: also.pop("step_ms") for label, also in found.items()}
+    if "mpt" not in pilot:
+        raise SystemExit(f"mpt did not run {job.work} under {job.policy}: {skipped['mpt']}")
+    peers = {
         side: near({label: ms for label, ms in pilot.items() if known[label].side == side})
-        for side in ("mpt", "keras", "torch")
+        for side in ("keras", "torch")
     }
-    if not by_side["mpt"]:
-        raise SystemExit(f"mpt did not run {work} under {policy}:\n{skipped['mpt']}")
-    chosen = [label for labels in by_side.values() for label in labels]
-    times = in_turn(
-        {
-            label: lambda each=known[label]: measured(each, work, policy, folder)["step_ms"]
-            for label in chosen
-        },
-        rounds,
-    )
-    best = {
-        side: min(labels, key=lambda label: median(times[label]))
-        for side, labels in by_side.items()
-        if labels
+    by_side = {"mpt": ["mpt"], **{side: labels for side, labels in peers.items() if labels}}
+    sides: dict[str, Side] = {
+        label: lambda each=known[label]: measured(each, job)["step_ms"]
+        for labels in by_side.values()
+        for label in labels
     }
-    flops = extra["mpt"].pop("flops_per_step", None)
+    times = in_turn(sides, rounds)
+    medians = {label: median(values) for label, values in times.items()}
+    best = {side: min(labels, key=medians.__getitem__) for side, labels in by_side.items()}
+    flops = found["mpt"].pop("flops_per_step")
     return {
         "kind": "step time",
-        "work": work,
-        "policy": policy,
-        "batch": WORKS[work].batch,
-        "learning_rate": WORKS[work].rate,
+        "work": job.work,
+        "policy": job.policy,
+        "batch": job.plan.batch,
+        "learning_rate": job.plan.rate,
         "unit": "ms",
         "pilot": pilot,
-        "also": {label: found for label, found in extra.items() if found},
+        "also": {label: also for label, also in found.items() if also},
         "times": times,
-        "medians": {label: median(values) for label, values in times.items()},
+        "medians": medians,
         "best": best,
         "not_measured": skipped,
         "flops_per_step": flops,
-        "peak_flops_per_second": verdicts.peak_of(peaks, policy),
-        "losses": losses(work, policy, folder, {side: known[best[side]] for side in best}),
+        "peak_flops_per_second": verdicts.peak_of(peaks, job.policy),
+        "losses": losses(job, {side: known[best[side]] for side in best}),
     }
 
 
-def measured(setting: Setting, work: str, policy: str, folder: Path) -> dict[str, Any]:
+def _pilot(known: dict[str, Setting], job: Job) -> tuple[dict[str, dict], dict[str, str]]:
+    """What each setting tells in one process, and why others were not measured; both by label."""
+    found: dict[str, dict] = {}
+    skipped: dict[str, str] = {}
+    for label, each in known.items():
+        if each.side == "torch" and TORCH not in os.environ:
+            skipped["torch"] = f"{TORCH} is not set"
+            continue
+        try:
+            found[label] = measured(each, job)
+        except Failed as error:
+            skipped[label] = str(error)
+    return found, skipped
+
+
+def measured(setting: Setting, job: Job) -> dict[str, Any]:
     """`step_ms` of one fresh process, and what else it tells.
 
     Raises:
         Failed: it ended with an error.
     """
-    case = WORKS[work]
     if setting.side == "mpt":
-        return mpt_step(work, policy, folder)
+        return mpt_step(job, *(f"{key}={value}" for key, value in setting.options.items()))
     group = setting.options.get("group", 1)
-    # The first call of compiled code and the first with other shapes compile: two are left out.
-    warmup = -(-max(case.warmup, group) // group) * group
-    return peer(setting, work, policy, folder, warmup=warmup, steps=case.steps)
+    warmup = -(-job.plan.warmup // group) * group  # whole calls
+    return peer(setting, job, warmup=warmup, steps=job.plan.steps)
 
 
-def peer(setting: Setting, work: str, policy: str, folder: Path, **asked: Any) -> dict[str, Any]:
+def peer(setting: Setting, job: Job, **asked: Any) -> dict[str, Any]:
     """What the peer's program prints."""
     python, module = sys.executable, "bench.keras_fit"
     if setting.side == "torch":
         python, module = os.environ[TORCH], "bench.torch_fit"
-    told = {"work": work, "policy": policy, "folder": str(folder), **setting.options, **asked}
-    return last_json([python, "-m", module, json.dumps(told)])
+    told = {"work": job.work, "policy": job.policy, "folder": str(job.folder)}
+    return last_json([python, "-m", module, json.dumps({**told, **setting.options, **asked})])
 
 
-def mpt_words(work: str, folder: Path, policy: str, steps: int) -> list[str]:
+def mpt_words(job: Job, steps: int) -> list[str]:
     """Overrides of a run on the work's data, from its weights."""
-    case = WORKS[work]
+    plan = job.plan
     return [
-        *case.overrides,
-        *("dataset=arrays", f"dataset.path={folder / DATA}", "dataset.shuffle=false"),
-        *("dataset.validation_fraction=0", f"dataset.classes={case.classes}"),
-        *(f"init_from={folder / WEIGHTS}", f"batch_size={case.batch}"),
-        *(f"optimizer.learning_rate={case.rate}", f"precision={policy}"),
+        *plan.overrides,
+        *("dataset=arrays", f"dataset.path={job.folder / DATA}", "dataset.shuffle=false"),
+        *("dataset.validation_fraction=0", f"dataset.classes={plan.classes}"),
+        *(f"init_from={job.folder / WEIGHTS}", f"batch_size={plan.batch}"),
+        *(f"optimizer.learning_rate={plan.rate}", f"precision={job.policy}"),
         *(f"trainer.steps={steps}", "trainer.epochs=null"),
     ]
 
 
-def mpt_step(work: str, policy: str, folder: Path, *overrides: str) -> dict[str, Any]:
+def mpt_step(job: Job, *overrides: str) -> dict[str, Any]:
     """The step time of a real run, as its report has it, and the floating-point operations."""
-    case = WORKS[work]
-    words = mpt_words(work, folder, policy, case.warmup + case.steps)
-    with trained(*words, f"trainer.warmup_steps={case.warmup}", *overrides) as run:
+    plan = job.plan
+    words = mpt_words(job, plan.warmup + plan.steps)
+    with trained(*words, f"trainer.warmup_steps={plan.warmup}", *overrides) as run:
         report = json.loads((run / "report.json").read_text())
     forward = report["model"]["forward_flops_per_example"]
     found = {
-        "step_ms": 1e3 * case.batch / report["throughput"]["examples_per_second"],
-        "flops_per_step": 3 * forward * case.batch if forward else None,
+        "step_ms": 1e3 * plan.batch / report["throughput"]["examples_per_second"],
+        "flops_per_step": 3 * forward * plan.batch if forward else None,
         "execution": report["execution"],
         "tuning_seconds": report["wall_seconds"]["tuning"],
     }
@@ -213,21 +234,20 @@ def mpt_step(work: str, policy: str, folder: Path, *overrides: str) -> dict[str,
     return found
 
 
-def losses(work: str, policy: str, folder: Path, sides: dict[str, Setting]) -> dict[str, Any]:
+def losses(job: Job, sides: dict[str, Setting]) -> dict[str, Any]:
     """Whether all sides' losses agree, at the first step and after 50."""
     curves = {}
     for side, setting in sides.items():
         if side == "mpt":
-            curves[side] = _mpt_losses(work, policy, folder)
+            curves[side] = _mpt_losses(job)
         else:
             single = {"group": 1} if side == "keras" else {}
             told = {**single, "steps": LOSS_STEPS, "losses": True}
-            curves[side] = peer(setting, work, policy, folder, **told)["losses"]
-    return verdicts.agreement(curves, *TOLERANCES[policy], LAST)
+            curves[side] = peer(setting, job, **told)["losses"]
+    return verdicts.agreement(curves, *TOLERANCES[job.policy], LAST)
 
 
-def _mpt_losses(work: str, policy: str, folder: Path) -> list[float]:
-    words = mpt_words(work, folder, policy, LOSS_STEPS)
-    with trained(*words, "trainer.log_every=1") as run:
+def _mpt_losses(job: Job) -> list[float]:
+    with trained(*mpt_words(job, LOSS_STEPS), "trainer.log_every=1") as run:
         rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         return [row["train/loss"] for row in rows if "train/loss" in row]

@@ -25,7 +25,7 @@ HALVES = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    device = "cuda" if torch.cuda.is_available() and not asked.get("cpu") else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tf32 = asked["policy"] == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

@@ -53,7 +53,7 @@ _MLP = ("model=mlp", "model.hidden=[2048,2048,2048]")
 _RESNET20 = ("model=resnet", "model.depth=20")
 
 WORKS = {
-    "cnn": Work(("model=cnn",), (28, 28, 1), 128, 320, batches=64),
+    "cnn": Work(("model=cnn",), (28, 28, 1), 128, 640, batches=64),
     "mlp": Work(_MLP, (784,), 256, 32, warmup=4, rate=1e-4),
     "resnet20": Work(_RESNET20, (32, 32, 3), 128, 16, warmup=4, group=4, normalized=True),
     "resnet50": Work(
