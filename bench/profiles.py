@@ -25,7 +25,7 @@ from typing import Any
 from bench import profiles_kinds as kinds
 from bench import profiles_trace
 from bench.measure import environment, last_json
-from bench.step_time import TORCH, mpt_words, prepared
+from bench.step_time import TORCH, Job, mpt_words, written
 from bench.work import STEP_TIMES, WORKS
 
 ALL = "all"
@@ -50,13 +50,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.work == ALL:
         return everything(options.policy)
-    with prepared([options.work]) as folder:
-        place = folder(options.work)
+    with written() as folder:
+        job = Job(options.work, options.policy, folder(options.work))
         if options.side == "mpt":
-            found = of_mpt(options.work, options.policy, place, options.steps, options.xla)
+            found = of_mpt(job, options.steps, options.xla)
         else:
             setting = {"compile": options.compile, "channels_last": options.channels_last}
-            found = of_torch(options.work, options.policy, place, options.steps, setting)
+            found = of_torch(job, options.steps, setting)
     target = options.json or RESULTS / f"{file_name(found)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found, indent=2) + "\n")
@@ -82,21 +82,17 @@ def file_name(found: dict[str, Any]) -> str:
     return "-".join(part.replace(" ", "_") for part in parts)
 
 
-def of_mpt(
-    work: str, policy: str, folder: Path, steps: int = STEPS, xla: bool | None = None
-) -> dict[str, Any]:
+def of_mpt(job: Job, steps: int = STEPS, xla: bool | None = None) -> dict[str, Any]:
     """The profile of mpt's step.
 
     Args:
-        folder: with the work's data and weights.
         steps: profiled ones.
         xla: whether it compiles the step; None: as mpt itself chooses.
     """
-    case = WORKS[work]
-    words = mpt_words(work, folder, policy, case.warmup + 3 * steps)
+    words = mpt_words(job, job.plan.warmup + 3 * steps)
     if xla is not None:
         words.append(f"trainer.jit_compile={str(xla).lower()}")
-    return {"work": work, "policy": policy, **of_run(words, case.warmup, steps)}
+    return {"work": job.work, "policy": job.policy, **of_run(words, job.plan.warmup, steps)}
 
 
 def of_run(words: Sequence[str], warmup: int, steps: int) -> dict[str, Any]:
@@ -260,7 +256,7 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 
 
 def of_torch(
-    work: str, policy: str, folder: Path, steps: int = STEPS, setting: dict[str, bool] | None = None
+    job: Job, steps: int = STEPS, setting: dict[str, bool] | None = None
 ) -> dict[str, Any]:
     """The profile of PyTorch's step, by the interpreter that MPT_TORCH_PYTHON names.
 
@@ -270,15 +266,15 @@ def of_torch(
     if TORCH not in os.environ:
         raise SystemExit(f"{TORCH} is not set: it names a Python that has PyTorch")
     setting = {name: True for name, chosen in (setting or {}).items() if chosen}
-    asked = {"work": work, "policy": policy, "folder": str(folder), **setting}
-    asked |= {"warmup": WORKS[work].warmup, "steps": steps}
+    asked = {"work": job.work, "policy": job.policy, "folder": str(job.folder), **setting}
+    asked |= {"warmup": job.plan.warmup, "steps": steps}
     found = last_json([os.environ[TORCH], "-m", "bench.profiles_torch", json.dumps(asked)])
     return {
-        "work": work,
-        "policy": policy,
+        "work": job.work,
+        "policy": job.policy,
         "side": "torch",
         "setting": sorted(setting),
-        **torch_figures(found, steps, casts=policy.startswith("mixed")),
+        **torch_figures(found, steps, casts=job.policy.startswith("mixed")),
     }
 
 
