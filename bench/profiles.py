@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from bench.work import STEP_TIMES, WORKS
 ALL = "all"
 STEPS = 10
 TOP = 15
+TRIES, NEAR = 3, 1.05
 SUMMED = ("ms", "core_ms", "count")
 RESULTS = Path(__file__).parent / "results"
 SMALL = 0.005
@@ -119,7 +120,7 @@ def of_run(words: Sequence[str], warmup: int, steps: int) -> dict[str, Any]:
     before = time.process_time()
     plain = run(steps)
     processor = 1e3 * (time.process_time() - before) / steps
-    trace, with_profiler = _traced(lambda: run(steps))
+    trace, with_profiler = _undisturbed(lambda: run(steps), plain)
     step = traced(_graph(loop), {kinds.place(op.name) for op in trace.ops})
     figures = profile_of(trace, steps, step.shapes)
     return {
@@ -130,7 +131,7 @@ def of_run(words: Sequence[str], warmup: int, steps: int) -> dict[str, Any]:
         "processor_ms": processor,
         "profiled_step_ms": with_profiler,
         **figures,
-        **_ceilings(parts, figures, step),
+        **_ceilings(parts, figures, step, plain),
     }
 
 
@@ -145,7 +146,18 @@ def _configuration(words: Sequence[str]) -> Any:
         return to_config(compose("train", [*words, "run_dir=unused"]))
 
 
-def _traced(run: Any) -> tuple[profiles_trace.Trace, float]:
+def _undisturbed(run: Callable[[], float], plain: float) -> tuple[profiles_trace.Trace, float]:
+    """The profile of steps as fast as without the profiler, or what is nearest in a few tries.
+
+    On a shared machine some seconds are slower than others.
+    """
+    tries: list[tuple[profiles_trace.Trace, float]] = []
+    while len(tries) < TRIES and not (tries and tries[-1][1] <= NEAR * plain):
+        tries.append(_traced(run))
+    return min(tries, key=lambda each: each[1])
+
+
+def _traced(run: Callable[[], float]) -> tuple[profiles_trace.Trace, float]:
     import tensorflow as tf
 
     options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
@@ -225,7 +237,7 @@ def everywhere(name: str) -> str:
     return re.sub(r"_\d+(?=/|$)", "", name)
 
 
-def _ceilings(parts: Any, figures: dict[str, Any], step: Any) -> dict[str, Any]:
+def _ceilings(parts: Any, figures: dict[str, Any], step: Any, step_ms: float) -> dict[str, Any]:
     """The model's FLOPs against the peak of what does most of them, and the bytes."""
     from mpt.telemetry import peaks
     from mpt.telemetry.compute import forward_pass
@@ -243,7 +255,7 @@ def _ceilings(parts: Any, figures: dict[str, Any], step: Any) -> dict[str, Any]:
         "ceiling": "convolution" if convolves else "matrix product",
         "flops_per_step": flops,
         "peak_flops_per_second": peak,
-        "share": _ratio(flops, peak and peak * figures["wall_ms"] / 1e3),
+        "share": _ratio(flops, peak and peak * step_ms / 1e3),
         "share_inside": _ratio(flops, peak and peak * (convolutions + multiplied) / 1e3),
         "bytes": {"moved": step.moved, "least": step.least},
         "bandwidth_bytes_per_second": rate,

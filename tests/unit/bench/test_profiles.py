@@ -218,7 +218,7 @@ def test_a_real_profile_relates_to_flops_and_bytes(real):
     variables = 64 * 256 + 256 + 256 * 10 + 10
     assert real["bytes"]["least"] >= 6 * 4 * variables  # Adam reads and writes three arrays
     assert real["bytes"]["least"] < real["bytes"]["moved"]
-    assert real["share"] == pytest.approx(real["flops_per_step"] / (1e8 * real["wall_ms"]))
+    assert real["share"] == pytest.approx(real["flops_per_step"] / (1e8 * real["step_ms"]))
 
 
 def test_documents_show_both_sides(real, tmp_path):
