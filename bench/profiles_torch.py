@@ -17,6 +17,9 @@ import torch
 from bench.torch_fit import batched, make_step, started
 from bench.work import WORKS
 
+TRIES, NEAR = 3, 1.1
+"""A profile is taken again where its steps took longer than this multiple of those without one."""
+
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
@@ -43,10 +46,13 @@ def profiled(step: Any, batches: list, asked: dict[str, Any]) -> dict[str, Any]:
     plain, before = run(steps), time.process_time()
     run(steps)
     processor = 1e3 * (time.process_time() - before) / steps
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
-    ) as found:
-        with_profiler = run(steps)
+    tries: list[tuple[float, Any]] = []
+    while len(tries) < TRIES and not (tries and tries[-1][0] <= NEAR * plain):
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
+        ) as found:
+            tries.append((run(steps), found))
+    with_profiler, found = min(tries, key=lambda each: each[0])
     ops = [
         {
             "name": event.key,
