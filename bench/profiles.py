@@ -420,8 +420,8 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any], count: int = 4) -> 
     largest = sorted(gaps, key=lambda kind: -abs(gaps[kind]))[:count]
     setting = "".join(f", {name.replace('_', ' ')}" for name in theirs["setting"])
     return [
-        f"{ours['work']}: mpt {ours['step_ms']:.1f} ms, PyTorch{setting} "
-        f"{theirs['step_ms']:.1f} ms. mpt's minus PyTorch's: "
+        f"{ours['work']}: mpt {ours['wall_ms']:.1f} ms, PyTorch{setting} "
+        f"{theirs['wall_ms']:.1f} ms, each under its profiler. mpt's minus PyTorch's: "
         + ", ".join(f"{kind} {gaps[kind]:+.1f}" for kind in largest)
         + " ms."
     ]
