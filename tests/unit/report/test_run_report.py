@@ -47,6 +47,7 @@ KEYS = {
         "jit_compile",
         "strategy",
         "rematerialized",
+        "fused_kernels",
         "choice_reasons",
     },
     "model": {"parameters", "forward_flops_per_example"},
