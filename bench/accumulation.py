@@ -8,14 +8,12 @@ and tells what they take of the processor. Prints one JSON line, ms a step, a fi
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
 
-from bench.measure import ROOT, Side, compared, environment, in_turn, synthetic
+from bench.measure import Side, compared, configuration, in_turn, last_json, processor, synthetic
 from bench.work import WARMUP
 
 EVERY = 4
@@ -37,17 +35,11 @@ def case(work: str, rounds: int, step_ms: Callable[..., float]) -> dict:
         for side, every in SIDES.items()
     }
     times = in_turn(sides, rounds)
-    command = [sys.executable, "-m", "bench.accumulation", work, str(BLOCKS * rounds)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
-    )
-    cpu = json.loads(done.stdout.splitlines()[-1])
-    ratios = [a / b for a, b in zip(cpu["accumulated"], cpu["separate"], strict=True)]
+    cpu = last_json([sys.executable, "-m", "bench.accumulation", work, str(BLOCKS * rounds)])
     return {
         **compared(times, "accumulated", "separate", TARGET),
         "cpu_ms": {side: median(values) for side, values in cpu.items()},
-        "cpu_ratios": ratios,
-        "cpu_ratio": median(ratios),
+        **processor(cpu, "accumulated", "separate"),
     }
 
 
@@ -67,23 +59,16 @@ def main() -> None:
 
 def ready(work: str, every: int) -> Callable[[], None]:
     """Four steps of `work`, in a loop that has run already."""
-    from hydra import compose, initialize_config_dir
-
-    from mpt.composition import register
-    from mpt.config import configs_dir, to_config
     from mpt.execution import make_execution
     from mpt.preparation import prepare
 
     words = [
         *synthetic(work, WARMUP),
-        *("precision=float32", "trainer.steps=1000", "trainer.epochs=null", "run_dir=unused"),
+        *("precision=float32", "trainer.steps=1000", "trainer.epochs=null"),
         *("trainer.jit_compile=false", "trainer.log_every=1000", "telemetry.histogram_every=0"),
         f"optimizer.gradient_accumulation_steps={every}",
     ]
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
-        config: Any = to_config(compose("train", words))
-    loop = make_execution(prepare(config, ())).loop
+    loop = make_execution(prepare(configuration(words), ())).loop
 
     def steps() -> None:
         loop.run(EVERY)

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import targets
 from bench.measure import ROOT
-from bench.pictures import step_picture
+from bench.pictures import ms, step_picture
 from bench.targets import NAMES, Case, Figure, against, is_void, share
 from bench.work import STEP_TIMES, WORKS
 
@@ -191,11 +191,7 @@ def describe(case: Case) -> str:
 
 def spread(case: Case, side: str) -> str:
     values = case["times"][case["best"][side]]
-    return f"{_ms(case['medians'][case['best'][side]])} ({_ms(min(values))} to {_ms(max(values))})"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return f"{ms(case['medians'][case['best'][side]])} ({ms(min(values))} to {ms(max(values))})"
 
 
 def _setting(label: str) -> str:

@@ -15,14 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
-from hydra import compose, initialize_config_dir
 
-from bench.work import WORKS
-from mpt.composition import register
-from mpt.config import configs_dir, to_config
+from bench.measure import configuration, synthetic
 from mpt.execution import make_execution
 from mpt.loss_scale import LossScaleOptimizer
 from mpt.preparation import prepare
@@ -57,25 +53,12 @@ def main() -> None:
 
 def ready(every: int) -> tuple[Callable[[], None], LossScaleOptimizer]:
     """One step of resnet-20, in a loop that has run already, and its optimizer."""
-    case = WORKS["resnet20"]
     words = [
-        *case.overrides,
-        "dataset=synthetic",
-        f"dataset.shape=[{','.join(map(str, case.shape))}]",
-        f"dataset.examples={4 * case.batch}",
-        "dataset.validation_fraction=0",
-        f"batch_size={case.batch}",
-        "precision=float32",
-        "trainer.steps=1000",
-        "trainer.epochs=null",
-        "trainer.jit_compile=false",
-        f"telemetry.histogram_every={every}",
-        "run_dir=unused",
+        *synthetic("resnet20", 4),
+        *("precision=float32", "trainer.steps=1000", "trainer.epochs=null"),
+        *("trainer.jit_compile=false", f"telemetry.histogram_every={every}"),
     ]
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
-        config: Any = to_config(compose("train", words))
-    prepared = prepare(config, ())
+    prepared = prepare(configuration(words), ())
     loop = make_execution(prepared).loop
 
     def step() -> None:

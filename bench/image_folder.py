@@ -8,7 +8,6 @@ buffer of all files, and as much parallelism as AUTOTUNE takes. Prints one JSON 
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.measure import ROOT, compared, environment, in_turn
+from bench.measure import compared, in_turn, last_json, processor
 
 BATCH, SIZE = 64, 224
 CLASSES, FILES = 4, 128  # files a class
@@ -38,12 +37,10 @@ def case(rounds: int) -> dict:
             return took["batch_ms"]
 
         times = in_turn({side: lambda side=side: timed(side) for side in spent}, rounds)
-    ratios = [a / b for a, b in zip(spent["mpt"], spent["by hand"], strict=True)]
     return {
         **compared(times, "mpt", "by hand", 1.0),
         "cpu_ms": {side: median(values) for side, values in spent.items()},
-        "cpu_ratios": ratios,
-        "cpu_ratio": median(ratios),
+        **processor(spent, "mpt", "by hand"),
     }
 
 
@@ -65,11 +62,7 @@ def write(folder: Path) -> None:
 
 def measured(side: str, folder: str) -> dict[str, float]:
     """ms a batch, and ms of processor time."""
-    command = [sys.executable, "-m", "bench.image_folder", side, folder, str(BATCHES)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
-    )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return last_json([sys.executable, "-m", "bench.image_folder", side, folder, str(BATCHES)])
 
 
 def ours(folder: Path) -> Iterator[Any]:

@@ -67,10 +67,11 @@ def _case(picture: Figure, case: dict[str, Any], y: float) -> float:
             picture.line((at, y + 4), (at, y + BAR - 4), "whisker")
         figure = against(case, side) if side != "mpt" and not is_void(case) else None
         more = f"; mpt takes {figure.value:.2f}" if figure else ""
-        picture.text((max(high, BARS + scale * middle) + 8, y + 12), f"{_ms(middle)} ms{more}")
+        picture.text((max(high, BARS + scale * middle) + 8, y + 12), f"{ms(middle)} ms{more}")
         y += BAR + 3
     return y
 
 
-def _ms(value: float) -> str:
+def ms(value: float) -> str:
+    """With three digits, as tables and pictures show it."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -24,16 +24,17 @@ from typing import Any
 
 from bench import profiles_kinds as kinds
 from bench import profiles_trace
-from bench.measure import environment, last_json
+from bench.measure import configuration, environment, last_json, undisturbed
+from bench.results import FOLDER
 from bench.step_time import TORCH, Job, mpt_words, written
 from bench.work import STEP_TIMES, WORKS
 
 ALL = "all"
 STEPS = 10
 TOP = 15
-TRIES, NEAR = 3, 1.05
+NEAR = 1.05
+"""A profile is taken again where its steps took longer than this multiple of those without one."""
 SUMMED = ("ms", "core_ms", "count")
-RESULTS = Path(__file__).parent / "results"
 SMALL = 0.005
 """Kinds below this share of a step, in all profiles of a table, are left out of it."""
 
@@ -58,7 +59,7 @@ def main() -> int:
         else:
             setting = {"compile": options.compile, "channels_last": options.channels_last}
             found = of_torch(job, options.steps, setting)
-    target = options.json or RESULTS / f"{file_name(found)}.json"
+    target = options.json or FOLDER / f"{file_name(found)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found, indent=2) + "\n")
     print("\n".join([*described(found), f"results: {target.resolve()}"]))
@@ -102,7 +103,7 @@ def of_run(words: Sequence[str], warmup: int, steps: int) -> dict[str, Any]:
     from mpt.execution import make_execution
     from mpt.preparation import prepare
 
-    parts = prepare(_configuration(words), ())
+    parts = prepare(configuration(words), ())
     execution = make_execution(parts)
     loop = execution.loop
     rows = parts.config.trainer.log_every
@@ -120,7 +121,7 @@ def of_run(words: Sequence[str], warmup: int, steps: int) -> dict[str, Any]:
     before = time.process_time()
     plain = run(steps)
     processor = 1e3 * (time.process_time() - before) / steps
-    trace, with_profiler = _undisturbed(lambda: run(steps), plain)
+    with_profiler, trace = undisturbed(lambda: _traced(lambda: run(steps)), NEAR * plain)
     step = traced(_graph(loop), {kinds.place(op.name) for op in trace.ops})
     figures = profile_of(trace, steps, step.shapes)
     return {
@@ -135,29 +136,7 @@ def of_run(words: Sequence[str], warmup: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _configuration(words: Sequence[str]) -> Any:
-    from hydra import compose, initialize_config_dir
-
-    from mpt.composition import register
-    from mpt.config import configs_dir, to_config
-
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
-        return to_config(compose("train", [*words, "run_dir=unused"]))
-
-
-def _undisturbed(run: Callable[[], float], plain: float) -> tuple[profiles_trace.Trace, float]:
-    """The profile of steps as fast as without the profiler, or what is nearest in a few tries.
-
-    On a shared machine some seconds are slower than others.
-    """
-    tries: list[tuple[profiles_trace.Trace, float]] = []
-    while len(tries) < TRIES and not (tries and tries[-1][1] <= NEAR * plain):
-        tries.append(_traced(run))
-    return min(tries, key=lambda each: each[1])
-
-
-def _traced(run: Callable[[], float]) -> tuple[profiles_trace.Trace, float]:
+def _traced(run: Callable[[], float]) -> tuple[float, profiles_trace.Trace]:
     import tensorflow as tf
 
     options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
@@ -165,7 +144,7 @@ def _traced(run: Callable[[], float]) -> tuple[profiles_trace.Trace, float]:
         tf.profiler.experimental.start(folder, options=options)
         step_ms = run()
         tf.profiler.experimental.stop()
-        return profiles_trace.read(folder), step_ms
+        return step_ms, profiles_trace.read(folder)
 
 
 def _graph(loop: Any) -> Any:
@@ -348,7 +327,7 @@ def ceilings(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def documented(folder: Path = RESULTS) -> list[str]:
+def documented(folder: Path = FOLDER) -> list[str]:
     """Markdown of all profiles in `folder`: tables by kind, then what differs from PyTorch."""
     profiles = [json.loads(path.read_text()) for path in sorted(folder.glob("profiles-*.json"))]
     order = {work: number for number, work in enumerate(STEP_TIMES)}

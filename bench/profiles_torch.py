@@ -6,31 +6,24 @@ with work, policy, folder, warmup, steps, and of the setting: compile, channels_
 """
 
 import json
-import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.torch_fit import batched, make_step, started
-from bench.work import WORKS
+from bench.measure import undisturbed
+from bench.torch_fit import prepared
 
-TRIES, NEAR = 3, 1.1
+NEAR = 1.1
 """A profile is taken again where its steps took longer than this multiple of those without one."""
 
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    case, folder = WORKS[asked["work"]], Path(asked["folder"])
-    last = asked.get("channels_last", False)
-    model = started(case, folder, last)
-    batches = batched(case, folder, model, last, "cpu")
-    step = make_step(model, case, asked["policy"], asked.get("compile", False), "cpu")
+    step, batches = prepared(asked, "cpu")
     print(json.dumps({**profiled(step, batches, asked), "version": torch.__version__}))
 
 
@@ -48,10 +41,9 @@ def profiled(step: Any, batches: list, asked: dict[str, Any]) -> dict[str, Any]:
     plain, before = run(steps), time.process_time()
     run(steps)
     processor = 1e3 * (time.process_time() - before) / steps
-    tries: list[tuple[float, Any]] = []
-    while len(tries) < TRIES and not (tries and tries[-1][0] <= NEAR * plain):
-        tries.append(_under_profiler(lambda: run(steps), shapes=False))
-    with_profiler, times = min(tries, key=lambda each: each[0])
+    with_profiler, times = undisturbed(
+        lambda: _under_profiler(lambda: run(steps), shapes=False), NEAR * plain
+    )
     _, shapes = _under_profiler(lambda: run(steps), shapes=True)
     return {
         "step_ms": plain,

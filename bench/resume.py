@@ -16,7 +16,7 @@ from statistics import median
 
 import psutil
 
-from bench.measure import compared, environment, in_turn, synthetic, train_command
+from bench.measure import compared, environment, in_turn, processor, synthetic, train_command
 
 PAIRS = 7  # at least
 TARGET = 1.1
@@ -54,12 +54,11 @@ def first_step(work: str, rounds: int) -> dict:
         sides = {side: lambda side=side: timed(side) for side in spent}
         in_turn(sides, 1)  # what is read first is not in the disk's cache yet
         times = in_turn(sides, max(rounds, PAIRS))
-    ratios = [a / b for a, b in zip(spent["resumed"][1:], spent["fresh"][1:], strict=True)]
+    counted = {side: values[1:] for side, values in spent.items()}
     return {
         **compared(times, "resumed", "fresh", TARGET, "s"),
-        "cpu_seconds": {side: median(values[1:]) for side, values in spent.items()},
-        "cpu_ratios": ratios,
-        "cpu_ratio": median(ratios),
+        "cpu_seconds": {side: median(values) for side, values in counted.items()},
+        **processor(counted, "resumed", "fresh"),
     }
 
 

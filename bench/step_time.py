@@ -212,7 +212,7 @@ def mpt_words(job: Job, steps: int) -> list[str]:
         *("dataset.validation_fraction=0", f"dataset.classes={plan.classes}"),
         *(f"init_from={job.folder / WEIGHTS}", f"batch_size={plan.batch}"),
         *(f"optimizer.learning_rate={plan.rate}", f"precision={job.policy}"),
-        "precision.head=policy",  # as the peers compute theirs
+        f"precision.head={plan.head}",
         *(f"trainer.steps={steps}", "trainer.epochs=null"),
     ]
 

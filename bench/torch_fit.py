@@ -26,15 +26,21 @@ HALVES = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
 def main() -> None:
     asked = json.loads(sys.argv[1])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     tf32 = asked["policy"] == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
-    case, folder = WORKS[asked["work"]], Path(asked["folder"])
-    model = started(case, folder, asked.get("channels_last", False)).to(device)
-    batches = batched(case, folder, model, asked.get("channels_last", False), device)
-    step = make_step(model, case, asked["policy"], asked.get("compile", False), device)
+    step, batches = prepared(asked, device)
     print(json.dumps(run(step, batches, asked, device)))
+
+
+def prepared(asked: dict[str, Any], device: str) -> tuple[Any, list]:
+    """The training step that was asked for, on all cores, and the batches that it takes."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    case, folder = WORKS[asked["work"]], Path(asked["folder"])
+    last = asked.get("channels_last", False)
+    model = started(case, folder, last).to(device)
+    batches = batched(case, folder, model, last, device)
+    return make_step(model, case, asked["policy"], asked.get("compile", False), device), batches
 
 
 def started(case: Work, folder: Path, channels_last: bool) -> torch.nn.Module:

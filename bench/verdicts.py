@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from math import exp, isfinite, log
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 HALVES = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16", "tf32": "tf32"}
@@ -55,8 +55,3 @@ def _spread(values: Iterable[float]) -> float:
 def ratios(times: dict[str, list[float]], ours: str, peer: str) -> list[float]:
     """Round by round."""
     return [a / b for a, b in zip(times[ours], times[peer], strict=True)]
-
-
-def ratio(times: dict[str, list[float]], ours: str, peer: str) -> float:
-    """The median of the rounds' ratios."""
-    return median(ratios(times, ours, peer))

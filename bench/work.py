@@ -34,6 +34,7 @@ class Work:
         rate: Adam's learning rate.
         tokens: x and y are token ids.
         normalized: the model has BatchNormalization.
+        head: mpt's precision.head, by which it computes the last product as Keras's peer does.
     """
 
     overrides: tuple[str, ...]
@@ -47,6 +48,7 @@ class Work:
     rate: float = 1e-3
     tokens: bool = False
     normalized: bool = False
+    head: str = "float32"
 
 
 _MLP = ("model=mlp", "model.hidden=[2048,2048,2048]")
@@ -76,6 +78,7 @@ WORKS = {
         group=4,
         rate=3e-4,
         tokens=True,
+        head="policy",  # the embedding's, which is not Keras's last layer
     ),
     "vit_tiny": Work(
         ("model=vit", "model.patch=8", "model.depth=12", "model.heads=3", "model.width=192"),

@@ -142,7 +142,6 @@ class TrainLoop:
         # One step at a time: overlapping steps only compete for memory and cores.
         tf.while_loop(going_on, one_step, [tf.zeros_like(count)], parallel_iterations=1)
 
-    @tf.autograph.experimental.do_not_convert
     def _next_batch(self, iterator: Iterator[Batch]) -> tuple[Batch, dict[str, tf.Tensor]]:
         """The next batch, and `data_wait`, the seconds that it took to come."""
         number = self._position.read_value() + 1
@@ -155,7 +154,6 @@ class TrainLoop:
             received = tf.timestamp()
         return batch, {"data_wait": tf.cast(received - asked, tf.float32)}
 
-    @tf.autograph.experimental.do_not_convert
     def _write(self, measured: dict[str, tf.Tensor]) -> None:
         position = self._position.read_value()
         row = tf.stack([measured[name] for name in self._columns])

@@ -16,7 +16,7 @@ from keras.src.ops import nn as operations
 
 from mpt.kernels import attention, cross_entropy, dense, gelu, layer_normalization
 
-__all__ = ["KERNELS", "fused"]
+__all__ = ["fused"]
 
 KERNELS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "gelu": (nn, "gelu", gelu.instead_of),

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from keras.src.backend.tensorflow import nn
 
-from mpt.kernels.islands import island, serves, single
+from mpt.kernels.islands import island, serves
 
 
 @island
@@ -73,7 +73,7 @@ def instead_of(cross_entropy: Callable[..., Any]) -> Callable[..., Any]:
             labels.shape != logits.shape[:-1] or logits.dtype != tf.float32
         ):
             return cross_entropy(target, output, from_logits=from_logits, axis=axis)
-        return losses(labels, single(logits))
+        return losses(labels, logits)
 
     return fused
 
