@@ -11,8 +11,10 @@ file for each kind of machine; docs/performance.md is written anew from them.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,14 +114,18 @@ def selected(names: list[str], asked: list[str] | None, policies: list[str] | No
 
 @contextmanager
 def session(found: dict[str, Any]) -> Iterator[list[tuple[str, Measure]]]:
-    """Every case by name, with what several of them need made once."""
+    """Every case by name, with what several of them need made once.
+
+    Runs keep what they measure of the machine for each other, and for no run of the user's.
+    """
 
     @cache
     def peaks() -> dict[str, Any]:
         found["peaks"] = device_peaks()
         return found["peaks"]
 
-    with step_time.written() as folder:
+    with step_time.written() as folder, tempfile.TemporaryDirectory() as tuning:
+        os.environ["MPT_CACHE"] = tuning
         yield [*_step_times(folder, peaks), *_others(folder)]
 
 

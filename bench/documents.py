@@ -7,43 +7,52 @@ from typing import Any
 from bench import targets
 from bench.measure import ROOT
 from bench.pictures import ms, step_picture
+from bench.profiles_tables import documented
+from bench.results import FOLDER
 from bench.targets import NAMES, Case, Figure, against, is_void, share
 from bench.work import STEP_TIMES, WORKS
 
 PAGE = ROOT / "docs/performance.md"
 IMAGES = ROOT / "docs/images"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+PROFILES = ("<!-- profiles:begin -->", "<!-- profiles:end -->")
 NONE = "not measured"
 
 
-def write(results: dict[str, Any], page: Path = PAGE, images: Path = IMAGES) -> None:
-    """Put the tables between the page's markers, and the pictures beside them.
+def write(
+    results: dict[str, Any],
+    page: Path = PAGE,
+    images: Path = IMAGES,
+    profiles: Path = FOLDER,
+) -> None:
+    """Put tables and profiles between the page's markers, and the pictures beside them.
 
     Raises:
-        ValueError: the page has no markers, or more than a pair.
+        ValueError: the page lacks a pair of markers, or has more than one.
     """
     cases = targets.step_times(results)
     policies = list(dict.fromkeys(case["policy"] for case in cases))
     for policy in policies:
         own = [case for case in cases if case["policy"] == policy]
         (images / image(policy)).write_text(step_picture(policy, own))
-    page.write_text(between(page.read_text(), text(results)))
+    whole = between(page.read_text(), text(results))
+    page.write_text(between(whole, "\n".join(documented(profiles)), *PROFILES))
 
 
 def image(policy: str) -> str:
     return f"step-time-{policy.replace('_', '-')}.svg"
 
 
-def between(page: str, content: str) -> str:
-    """`page` with `content` between its two markers, in place of what was there.
+def between(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
+    """`page` with `content` between two markers, in place of what was there.
 
     Raises:
         ValueError: there is not one marker of each kind, in this order.
     """
-    before, *after = page.split(BEGIN)
-    if len(after) != 1 or after[0].count(END) != 1 or END in before:
-        raise ValueError(f"the page needs one {BEGIN} and, below it, one {END}")
-    return f"{before}{BEGIN}\n\n{content.strip()}\n\n{END}{after[0].partition(END)[2]}"
+    before, *after = page.split(begin)
+    if len(after) != 1 or after[0].count(end) != 1 or end in before:
+        raise ValueError(f"the page needs one {begin} and, below it, one {end}")
+    return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after[0].partition(end)[2]}"
 
 
 def text(results: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 Both read the same arrays and make their own weights. The step's end is seen from outside: in
 metrics.jsonl, of which each step writes a row here, and in a line that a callback of `fit` prints.
-Runs of so few steps choose nothing by measuring.
+Runs of so few steps choose nothing by measuring, and the device's peak is known by then, from the
+round that does not count: a run measures it once a machine.
 """
 
 import json
@@ -22,7 +23,7 @@ WORKS = ("mlp", "resnet20")
 
 
 def first_step(work: str, rounds: int) -> dict:
-    """s, the sides in turn; one round ahead of those that count fills the disk's cache."""
+    """s, the sides in turn; one round ahead of those that count fills both caches."""
     with tempfile.TemporaryDirectory() as folder, written() as data:
         words = mpt_words(Job(work, "float32", data(work)), STEPS)
         words = [word for word in words if not word.startswith("init_from=")]

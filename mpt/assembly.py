@@ -20,11 +20,12 @@ from mpt.replicas import iterate
 from mpt.reporting import EarlierProcesses
 from mpt.resuming import FolderState
 from mpt.session import Session
+from mpt.step_cache import StepCache
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients
 from mpt.telemetry.compute import Compute, forward_pass
 from mpt.telemetry.loss_scale import LossScaleHistory
-from mpt.telemetry.peaks import matmul_peak
+from mpt.telemetry.peaks import known_matmul_peak
 from mpt.telemetry.recorder import SOURCES, Recorder
 from mpt.telemetry.throughput import Throughput
 from mpt.telemetry.window import Window
@@ -45,11 +46,13 @@ class Assembly:
         self._compute = Compute()
         saving.save_plainly(prepared.model)
         config = prepared.config
+        self._step_cache = StepCache(prepared)
         self._steps = StepsPerExecution.choose(
             config.trainer.steps_per_execution,
             prepared.total_steps,
             config.device.deterministic,
             prepared.team.size,
+            self._step_cache.steps_per_execution(),
         )
         reporting.describe_execution(result, prepared, execution, self._steps)
         self._earlier = EarlierProcesses(result, session.clock, prepared, execution)
@@ -60,6 +63,8 @@ class Assembly:
         """Fill the report from what training came to; once, at its end."""
         session = self._session
         result, prepared = session.result, session.prepared
+        if self._steps.measured:
+            self._step_cache.put_steps_per_execution(self._steps)
         reporting.describe_execution(result, prepared, session.execution, self._steps)
         reporting.describe_outcome(result, prepared, self.training, self._compute)
         self._earlier.add_up()
@@ -114,7 +119,9 @@ class Assembly:
         prepared, start = self._session.prepared, self._session.clock.elapsed
         self._compute.forward = forward_pass(prepared.model, prepared.data.element_spec[0])
         if prepared.config.telemetry.peak:
-            peak = matmul_peak(prepared.compute_dtype)
+            peak = known_matmul_peak(
+                prepared.compute_dtype, prepared.tuning_cache, tf32=prepared.choice.tf32
+            )
             self._compute.peak = peak and peak * prepared.processors
         seconds = self._session.result.wall_seconds
         seconds.startup = (seconds.startup or 0.0) + self._session.clock.elapsed - start

@@ -1,7 +1,6 @@
 """How fast batches of training data come when nothing else is done."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from mpt import ending, errors, instantiate, report, stall
 from mpt.console import Console
 from mpt.data import Data
 from mpt.data.errors import input_error
+from mpt.device import cores
 from mpt.report.numbers import rate, size
 from mpt.run_folder import REPORT
 from mpt.schema import TrainConfig
@@ -163,7 +163,7 @@ def _content(data: Data, batch_size: int, build_seconds: float, speed: Speed) ->
         "examples_per_second": batch_size / speed.mean,
         "bytes_per_second": speed.batch_bytes / speed.mean,
         "busy_cores": speed.busy,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": cores(),
     }
 
 

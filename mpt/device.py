@@ -364,6 +364,11 @@ def host_rss() -> tuple[int, int]:
     return now, max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def datasheet_peak(device: Device, dtype: str) -> float | None:
     """Dense peak of one device, FLOP/s, from the vendor's datasheet.
 

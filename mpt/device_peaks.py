@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mpt import device as devices
-from mpt import errors, report
+from mpt import errors, report, tuning_cache
 from mpt.console import Console
 from mpt.device import Device
 from mpt.preparation import prepare_device
 from mpt.printable import columns
 from mpt.report.numbers import count, size
 from mpt.schema import TrainConfig
-from mpt.telemetry.peaks import bandwidth, convolution_peak, matmul_peak
+from mpt.telemetry.peaks import bandwidth, convolution_peak, keep_matmul_peak, matmul_peak
 
 NOT_THERE = "-"
 TF32 = "tf32"
@@ -43,10 +43,13 @@ def run(
     """
     console = Console(verbosity)
     device = prepare_device(config)
+    cache = tuning_cache.opened(device, wanted=config.device.tuning_cache)
     content: dict[str, Any] = {"kind": device.kind, "name": device.name, "peaks": {}}
     for dtype in dtypes(device):
         console.detail(f"measuring {dtype}")
-        content["peaks"][dtype] = measured(dtype)
+        rates = content["peaks"][dtype] = measured(dtype)
+        peak, tf32 = rates["matmul_flops_per_second"], dtype == TF32
+        keep_matmul_peak(peak, _kind(dtype), cache, tf32=tf32)
     if as_json:
         print(json.dumps(report.encode(content), indent=2, allow_nan=False))
     else:
@@ -62,12 +65,16 @@ def dtypes(device: Device) -> list[str]:
 def measured(dtype: str) -> dict[str, float | None]:
     """The highest rates in one dtype; None where the device has none."""
     devices.set_tf32(dtype == TF32)
-    kind = "float32" if dtype == TF32 else dtype
+    kind = _kind(dtype)
     return {
         "matmul_flops_per_second": matmul_peak(kind),
         "convolution_flops_per_second": convolution_peak(kind),
         "bandwidth_bytes_per_second": bandwidth(kind),
     }
+
+
+def _kind(dtype: str) -> str:
+    return "float32" if dtype == TF32 else dtype
 
 
 def show(content: dict[str, Any]) -> None:

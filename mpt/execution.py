@@ -1,5 +1,6 @@
 """How the step is executed: with XLA or without, and the loop that runs it."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,10 @@ from mpt.numerics import Capture, restored
 from mpt.preparation import Prepared
 from mpt.rematerialization import rematerialized
 from mpt.replicas import iterate
+from mpt.step_cache import StepCache
 
-# Shortest expected run, s, for which XLA is tried: it compiles for tens of seconds on a CPU.
-WORTHWHILE_SECONDS = {"cpu": 300.0, "gpu": 60.0}
+COMPILING = 8.0
+"""s that XLA takes at most to compile a step, for each that TensorFlow takes to trace it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
         total_steps=prepared.total_steps,
         replicas=prepared.strategy.num_replicas_in_sync,
         deterministic=prepared.config.device.deterministic,
+        known=StepCache(prepared).jit(),
     )
     capture = Capture(
         prepared.model,
@@ -63,7 +66,9 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
         loop, used = _loop(prepared, iterator, capture, jit=choice.enabled)
         return Execution(loop, capture, choice, fused, used)
     fused = _fuse(prepared)
+    start = time.perf_counter()
     plain, used = _loop(prepared, iterator, capture, jit=False)
+    tracing = time.perf_counter() - start
     compiled: TrainLoop | None = None
 
     def compile_step() -> tuning.Timed:
@@ -77,8 +82,10 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
             lambda steps: plain.rehearse(steps, rehearsal),
             compile_step,
             total_steps=prepared.total_steps,
-            worthwhile_seconds=WORTHWHILE_SECONDS[prepared.device.kind],
+            compiling=COMPILING * tracing,
         )
+    if choice.times is not None:
+        StepCache(prepared).put_jit(choice.times)
     capture.rearm()  # a rehearsed step is none of the run's
     if not choice.enabled:
         return Execution(plain, capture, choice, fused, used)

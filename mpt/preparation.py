@@ -8,7 +8,15 @@ import keras
 import tensorflow as tf
 
 from mpt import device as devices
-from mpt import instantiate, objective, precision, rematerialization, replicas, starting_weights
+from mpt import (
+    instantiate,
+    objective,
+    precision,
+    rematerialization,
+    replicas,
+    starting_weights,
+    tuning_cache,
+)
 from mpt.data import Data, class_weights
 from mpt.data.errors import first_batch
 from mpt.device import Device
@@ -20,10 +28,11 @@ from mpt.rematerialization import Blocks
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
 from mpt.telemetry.histograms import ExponentHistograms, Watched
+from mpt.tuning_cache import NOTHING_KEPT, TuningCache
 from mpt.variables import is_overwritten
 from mpt.workers import ALONE, Team
 
-OF_THE_STRATEGY = ("strategy", "worker_seconds")
+NOT_SET_UP = ("strategy", "worker_seconds", "tuning_cache")
 
 
 @dataclass
@@ -38,6 +47,7 @@ class Prepared:
         warnings: what the user should know before it starts.
         blocks: of the model, that keep nothing of their inside for the backward pass.
         team: who trains together with this process.
+        tuning_cache: what was measured on this machine before.
     """
 
     config: TrainConfig
@@ -56,6 +66,7 @@ class Prepared:
     warnings: list[str]
     blocks: Blocks = field(default_factory=list)
     team: Team = ALONE
+    tuning_cache: TuningCache = NOTHING_KEPT
 
     @property
     def processors(self) -> int:
@@ -149,6 +160,7 @@ def prepare(
         warnings=[*choice.warnings, *precision.notes(model), *loading, *warnings, *data.warnings],
         blocks=blocks,
         team=team,
+        tuning_cache=tuning_cache.opened(device, wanted=config.device.tuning_cache),
     )
 
 
@@ -158,7 +170,7 @@ def prepare_device(config: TrainConfig) -> Device:
     Raises:
         ConfigurationError: there is none, or TensorFlow already runs with other settings.
     """
-    own = {k: v for k, v in asdict(config.device).items() if k not in OF_THE_STRATEGY}
+    own = {k: v for k, v in asdict(config.device).items() if k not in NOT_SET_UP}
     return devices.prepare(**own)
 
 

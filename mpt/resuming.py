@@ -28,6 +28,7 @@ FREE = (
     *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep"),
     *("trainer.keep_best", "trainer.smoke_checks", "dataset.stall_seconds", "telemetry.peak"),
     *("device.memory_growth", "device.memory_limit_mb", "device.accelerator"),
+    "device.tuning_cache",
 )
 # Of those, what a run that came to its end can go on with after all.
 FURTHER = (

@@ -157,6 +157,9 @@ class DeviceConfig:
         None, "Split the CPU into this many logical devices, to try strategy=mirrored.", ge=1
     )
     deterministic: bool = key(False, "Deterministic kernels; nothing is chosen by measuring.")
+    tuning_cache: bool = key(
+        True, "Keep what is measured for later runs on this machine, and use what was."
+    )
 
 
 @dataclass

@@ -22,6 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_tuning_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all tests, which finds the peaks once, and leaves the user's own as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPT_CACHE", str(tmp_path_factory.mktemp("tuning_cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Put the root logger back: Hydra's --info leaves a handler and a level of its own."""

@@ -21,7 +21,6 @@ from mpt.data.mixtures import with_mixtures
 from mpt.data.pictures import (
     SUFFIXES,
     Augmentation,
-    cores,
     made,
     sides_of,
     training,
@@ -29,6 +28,7 @@ from mpt.data.pictures import (
 )
 from mpt.data.pipeline import STALL_SECONDS, finished, order
 from mpt.data.split import draw, split
+from mpt.device import cores
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:

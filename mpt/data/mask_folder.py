@@ -16,9 +16,10 @@ from mpt.data.broken import LeftOut, OnError
 from mpt.data.image_folder import HELD_OUT, HELD_OUT_SHARE, SPLIT_SEED, TRAINING
 from mpt.data.mask_pairs import IDS, Pairs, listed, locate, read, scanned
 from mpt.data.masks import joint
-from mpt.data.pictures import Augmentation, cores, made, sides_of
+from mpt.data.pictures import Augmentation, made, sides_of
 from mpt.data.pipeline import STALL_SECONDS, finished, order
 from mpt.data.split import draw, split
+from mpt.device import cores
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:

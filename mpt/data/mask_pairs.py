@@ -13,7 +13,8 @@ import numpy as np
 
 from mpt.data.broken import LeftOut
 from mpt.data.masks import Head, head_of, ids_of, shape_of
-from mpt.data.pictures import SUFFIXES, cores, decoded
+from mpt.data.pictures import SUFFIXES, decoded
+from mpt.device import cores
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ recipe for ImageNet has taken them since.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpt.data.pipeline import ENDLESS, own_rows
 from mpt.data.randaugment import LARGEST, augmented
+from mpt.device import cores
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -181,11 +181,6 @@ def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
             allowed=["a number", "[height, width]"],
         )
     return size[0], size[1]
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def other_seed(seed: Any, number: int) -> Any:

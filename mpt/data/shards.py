@@ -20,8 +20,9 @@ import numpy as np
 
 from mpt.data.broken import LeftOut
 from mpt.data.mixtures import with_mixtures
-from mpt.data.pictures import Augmentation, cores, made, training, validation
+from mpt.data.pictures import Augmentation, made, training, validation
 from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished
+from mpt.device import cores
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
+
+from mpt.tuning_cache import TuningCache
 
 SMALLEST, LARGEST = 128, 8192  # sides of the products that are timed
 LONG = 0.01  # s; what goes by around work that takes longer does not matter
@@ -39,6 +42,32 @@ def matmul_peak(dtype: str) -> float | None:
         )
 
     return _or_none(peak, dtype)
+
+
+def known_matmul_peak(dtype: str, cache: TuningCache, *, tf32: bool = False) -> float | None:
+    """The same, as it was measured on this machine before; else measured now, for later.
+
+    Args:
+        tf32: float32 products may use TensorFloat-32.
+    """
+    kept = (cache.get(**_subject(dtype, tf32)) or {}).get("flops_per_second")
+    if isinstance(kept, float) and 0.0 < kept < float("inf"):
+        return kept
+    peak = matmul_peak(dtype)
+    keep_matmul_peak(peak, dtype, cache, tf32=tf32)
+    return peak
+
+
+def keep_matmul_peak(
+    peak: float | None, dtype: str, cache: TuningCache, *, tf32: bool = False
+) -> None:
+    """For `known_matmul_peak` of later processes; a dtype without one is looked at each time."""
+    if peak is not None:
+        cache.put({"flops_per_second": peak}, **_subject(dtype, tf32))
+
+
+def _subject(dtype: str, tf32: bool) -> dict[str, Any]:
+    return {"what": "matrix product", "dtype": dtype, "tf32": tf32 and dtype == "float32"}
 
 
 def convolution_peak(dtype: str) -> float | None:

@@ -83,8 +83,9 @@ def test_a_run_that_did_not_wait_says_nothing(mpt):
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Work of a few milliseconds in all: what is measured is no peak."""
+def small(monkeypatch, tmp_path):
+    """Work of a few milliseconds in all: what is measured is no peak, and is kept for no run."""
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
     for name, value in {
         "LARGEST": peaks.SMALLEST,
         "IMAGES": ((8, 4),),
@@ -107,7 +108,7 @@ def test_the_device_s_ceilings(mpt, small):
         assert all(value > 0 for value in of_dtype.values())
     text = mpt("doctor", "--peaks", "device=cpu").out
     assert re.search(r"^bfloat16 +[\d.e+]+ [kMGT]?FLOP/s \([\d.]+x\) ", text, re.MULTILINE)
-    assert os.listdir() == []
+    assert os.listdir() == ["cache"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What the bench makes of its figures, on figures made up here."""
 
+import json
 import math
 
 import pytest
 
 from bench import documents, results, step_time, targets, verdicts
+from bench import profiles_kinds as kinds
 from bench.__main__ import pointless, selected
 from bench.pictures import step_picture
 
@@ -135,12 +137,28 @@ def test_a_page_without_one_pair_of_markers_is_refused(page):
         documents.between(page, "new")
 
 
+PROFILE = {
+    "work": "mlp",
+    "policy": "float32",
+    "side": "mpt",
+    "setting": [],
+    "step_ms": 2.0,
+    "wall_ms": 2.0,
+    "rest": {"ms": 0.5},
+    "kinds": {kinds.PRODUCTS: {"ms": 1.5}},
+}
+
+
 def test_a_page_and_its_pictures_come_from_the_results_alone(tmp_path):
     page = tmp_path / "performance.md"
-    page.write_text(f"# P\n{documents.BEGIN}\n{documents.END}\n")
+    markers = (documents.BEGIN, documents.END, *documents.PROFILES)
+    page.write_text("\n".join(["# P", *markers, "after"]))
     found = measured(case(), case("cnn", "mixed_bfloat16", mpt=(11.0, 11.0, 11.0)))
-    documents.write(found, page, tmp_path)
+    (tmp_path / "profiles-mlp.json").write_text(json.dumps(PROFILE))
+    documents.write(found, page, tmp_path, tmp_path)
     text = page.read_text()
+    begin, end = documents.PROFILES
+    assert "| **step** | **2.0** |" in text.partition(begin)[2].partition(end)[0]
     assert "| mlp | 0.800 (0.500 to 0.900), at most 0.80: reached | not measured |" in text
     assert "| cnn | 1.100 (0.550 to 1.100), at most 1.00: **missed** |" in text
     assert "2 cores of an AMD EPYC with bfloat16 units" in text

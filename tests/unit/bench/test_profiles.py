@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import profiles
+from bench import profiles, profiles_tables
 from bench import profiles_kinds as kinds
 from bench.profiles_trace import RECORD, START, STOP, assemble, split
 
@@ -236,7 +236,7 @@ def test_documents_show_both_sides(real, tmp_path):
     for found in (ours, theirs):
         path = tmp_path / f"{profiles.file_name(found)}.json"
         path.write_text(json.dumps(found))
-    text = "\n".join(profiles.documented(tmp_path))
+    text = "\n".join(profiles_tables.documented(tmp_path))
     assert f"| **step** | **{real['wall_ms']:.1f}** |" in text
     assert "PyTorch 2.0 ms" in text
     gap = real["kinds"][kinds.PRODUCTS]["ms"] - 1.5

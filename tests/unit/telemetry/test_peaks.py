@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mpt.telemetry import peaks
-from mpt.telemetry.peaks import bandwidth, convolution_peak, matmul_peak
+from mpt.telemetry.peaks import bandwidth, convolution_peak, known_matmul_peak, matmul_peak
+from mpt.tuning_cache import TuningCache
 
 
 def seconds_of(work):
@@ -59,3 +60,27 @@ def test_what_goes_by_around_the_work_is_shared_by_many(monkeypatch, peak, limit
         monkeypatch.setattr(peaks, name, value)
     one_a_timing = work / 0.005
     assert 5 * one_a_timing < peak("float32") < 17 * one_a_timing
+
+
+@pytest.mark.parametrize("kept", ["fast", -1.0, 0.0, float("inf"), float("nan"), None, True])
+def test_a_kept_peak_that_is_none_is_measured_anew(monkeypatch, tmp_path, kept):
+    monkeypatch.setattr(peaks, "matmul_peak", lambda dtype: 2e12)
+    cache = TuningCache({}, tmp_path / "tuning.json")
+    subject = {"what": "matrix product", "dtype": "float32", "tf32": True}
+    cache.put({"flops_per_second": kept}, **subject)
+    assert known_matmul_peak("float32", cache, tf32=True) == 2e12
+    assert cache.get(**subject) == {"flops_per_second": 2e12}
+
+
+def test_float32_and_tensor_float_32_have_peaks_of_their_own(monkeypatch, tmp_path):
+    found = iter([1e12, 8e12])
+    monkeypatch.setattr(peaks, "matmul_peak", lambda dtype: next(found))
+    cache = TuningCache({}, tmp_path / "tuning.json")
+    for _ in range(2):
+        assert known_matmul_peak("float32", cache) == 1e12
+        assert known_matmul_peak("float32", cache, tf32=True) == 8e12
+
+
+def test_a_dtype_without_products_has_no_peak_to_keep(tmp_path):
+    assert known_matmul_peak("string", TuningCache({}, tmp_path / "tuning.json")) is None
+    assert not list(tmp_path.iterdir())
