@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bench.first_step import FirstStep
 from bench.work import DATA, WEIGHTS, WORKS, build
 
 
@@ -31,14 +32,6 @@ class Clock(keras.callbacks.Callback):
         self.at[batch + 1] = time.perf_counter()
 
 
-class First(keras.callbacks.Callback):
-    """Says that the first step is done."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == 0:
-            print("first step", flush=True)
-
-
 def main() -> None:
     asked = json.loads(sys.argv[1])
     policy, folder = asked["policy"], Path(asked["folder"])
@@ -50,7 +43,7 @@ def main() -> None:
         print(json.dumps({"losses": history.history["loss"]}))
         return
     if asked.get("first"):
-        model.fit(data, steps_per_epoch=1000, epochs=1, verbose=0, callbacks=[First()])
+        model.fit(data, steps_per_epoch=1000, epochs=1, verbose=0, callbacks=[FirstStep()])
         return
     clock = Clock()
     steps = asked["warmup"] + asked["steps"]

@@ -301,10 +301,10 @@ class Training:
         if tuning:
             self.steps_per_execution.add(step, count, seconds)
             self.throughput.extend_warmup(self.steps_per_execution.settled_at)
-        self._do_after_first()
         # A callback of batches wants numbers, which cost a synchronization; others do without.
         logs = metric_values(self.model) if wants_batches(self.callbacks) else {}
         hooks.on_train_batch_end(batch + count - 1, logs)
+        self._do_after_first()
 
     def _do_after_first(self) -> None:
         if self.after_first is None:
