@@ -36,7 +36,8 @@ def write(
         own = [case for case in cases if case["policy"] == policy]
         (images / image(policy)).write_text(step_picture(policy, own))
     whole = between(page.read_text(), text(results))
-    page.write_text(between(whole, "\n".join(documented(profiles)), *PROFILES))
+    taken = "\n".join(documented(profiles)) or f"{NONE.capitalize()}."
+    page.write_text(between(whole, taken, *PROFILES))
 
 
 def image(policy: str) -> str:

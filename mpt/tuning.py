@@ -131,35 +131,30 @@ class JitTimes:
     """What trying XLA found.
 
     Attributes:
-        without, with_xla: s a step; `with_xla` is None where XLA cannot run the step.
+        without, with_xla: s a step.
         compiling: s that XLA took to compile it.
-        refusal: why XLA cannot run the step; empty where it can.
     """
 
     without: float
-    with_xla: float | None
+    with_xla: float
     compiling: float
-    refusal: str = ""
 
     @classmethod
     def kept(cls, state: Any) -> "JitTimes | None":
         """Out of what `asdict` made, read back; None: it is something else."""
         try:
             kept = Fields(state, *cls.__dataclass_fields__)
-            with_xla = None if kept.is_none("with_xla") else kept.seconds("with_xla")
-            times = (kept.seconds("without"), with_xla, kept.seconds("compiling"))
-            return cls(*times, kept.text("refusal"))
+            return cls(*(kept.seconds(name) for name in cls.__dataclass_fields__))
         except ValueError:
             return None
 
     def choice(self, seconds: float) -> "JitChoice":
         """XLA where it is faster, now that it is compiled; `seconds` is what trying it took."""
-        enabled = self.with_xla is not None and self.with_xla < self.without
-        return JitChoice(enabled, self._told, seconds, self)
+        return JitChoice(self.with_xla < self.without, self._told, seconds, self)
 
     def choice_for(self, total_steps: int) -> "JitChoice":
         """XLA where `total_steps` steps gain what compiling costs."""
-        if self.with_xla is None or self.with_xla >= self.without:
+        if self.with_xla >= self.without:
             return JitChoice(False, _again(self._told))
         enabled = total_steps * (self.without - self.with_xla) > self.compiling
         pays = f"compiling takes {self.compiling:.0f} s, which {total_steps} steps "
@@ -168,8 +163,6 @@ class JitTimes:
 
     @property
     def _told(self) -> str:
-        if self.with_xla is None:
-            return f"XLA cannot run the step: {self.refusal}"
         times = f"{1e3 * self.with_xla:.3g} ms a step with XLA, {1e3 * self.without:.3g} ms without"
         return f"measured {times}"
 
@@ -247,8 +240,7 @@ def measure_jit(
         candidate(1)
     except Exception as error:  # XLA refuses with errors of many kinds; the run goes on without
         first = str(error).strip().partition("\n")[0][:200]
-        now = time.perf_counter()
-        return JitTimes(step, None, now - began, first).choice(now - start)
+        return JitChoice(False, f"XLA cannot run the step: {first}", time.perf_counter() - start)
     took = time.perf_counter() - began
     times: dict[bool, list[float]] = {False: [], True: []}
     while len(times[True]) < ROUNDS:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mpt import __version__
 from mpt.device import Device, cores
 from mpt.report import open_regular
 
@@ -22,7 +22,6 @@ FORMAT = 1
 MOST = 1000  # entries; the oldest go
 LONGEST = 2**24  # bytes of the file; a thousand entries take half a MiB
 DAYS = 30  # after which an entry is measured anew: it may have been a bad moment
-LIBRARIES = ("tensorflow", "keras", "mpt-keras")
 SPEED = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")
 """Variables of the environment on which a step's speed depends."""
 
@@ -93,13 +92,18 @@ def digest(content: Any) -> str:
 
 
 def _machine(device: Device) -> dict[str, Any]:
+    import keras  # here, as only a run has paid for them
+    import tensorflow as tf
+
     return {
         "device": device.kind,
         "name": device.name,
         "count": device.count,
         "driver": device.driver,
         "cores": cores(),
-        **{name: version(name) for name in LIBRARIES},
+        "mpt": __version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
         **{name: os.environ[name] for name in SPEED if name in os.environ},
     }
 
