@@ -1,7 +1,6 @@
 """The measured figures of one kind of machine, in one file that grows case by case."""
 
 import json
-import os
 import platform
 import re
 from datetime import UTC, datetime
@@ -16,12 +15,12 @@ FOLDER = ROOT / "bench/results"
 
 def machine() -> dict[str, Any]:
     """What the figures are measured on, without TensorFlow."""
-    from mpt.device import BFLOAT16_FLAGS, FLOAT16_FLAGS, parse_cpuinfo
+    from mpt.device import BFLOAT16_FLAGS, FLOAT16_FLAGS, cores, parse_cpuinfo
 
     name, flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text())
     return {
         "cpu": name,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "bfloat16_units": bool(flags & BFLOAT16_FLAGS),
         "float16_units": bool(flags & FLOAT16_FLAGS),
     }

@@ -20,7 +20,6 @@ from mpt.replicas import iterate
 from mpt.reporting import EarlierProcesses
 from mpt.resuming import FolderState
 from mpt.session import Session
-from mpt.step_cache import StepCache
 from mpt.stopping import DivergenceRules
 from mpt.telemetry import gradients
 from mpt.telemetry.compute import Compute, forward_pass
@@ -46,13 +45,12 @@ class Assembly:
         self._compute = Compute()
         saving.save_plainly(prepared.model)
         config = prepared.config
-        self._step_cache = StepCache(prepared)
         self._steps = StepsPerExecution.choose(
             config.trainer.steps_per_execution,
             prepared.total_steps,
             config.device.deterministic,
             prepared.team.size,
-            self._step_cache.steps_per_execution(),
+            execution.cache.steps_per_execution(),
         )
         reporting.describe_execution(result, prepared, execution, self._steps)
         self._earlier = EarlierProcesses(result, session.clock, prepared, execution)
@@ -64,7 +62,7 @@ class Assembly:
         session = self._session
         result, prepared = session.result, session.prepared
         if self._steps.measured:
-            self._step_cache.put_steps_per_execution(self._steps)
+            session.execution.cache.put_steps_per_execution(self._steps)
         reporting.describe_execution(result, prepared, session.execution, self._steps)
         reporting.describe_outcome(result, prepared, self.training, self._compute)
         self._earlier.add_up()

@@ -28,7 +28,7 @@ def run(
     composed: dict[str, str],
     as_json: bool = False,
 ) -> int:
-    """Measure the device that `config` chooses, and tell; write nothing.
+    """Measure the device that `config` chooses, and tell; the rates of products are kept.
 
     Args:
         run_dir, command, allow, composed: of a job; they are not used.

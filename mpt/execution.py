@@ -27,6 +27,7 @@ class Execution:
     Attributes:
         capture: where the loop's steps leave one that calls for a diagnosis.
         fused: paths of the layers whose normalization runs in the fused kernel.
+        cache: what was measured of the step before.
         kernels: names of the other fused kernels that the step makes use of.
     """
 
@@ -34,6 +35,7 @@ class Execution:
     capture: Capture
     jit: tuning.JitChoice
     fused: tuple[str, ...]
+    cache: StepCache
     kernels: tuple[str, ...] = ()
 
 
@@ -45,14 +47,14 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
             results would differ with the other one.
     """
     trainer = prepared.config.trainer
-    iterator = training_batches(prepared)
+    iterator, cache = training_batches(prepared), StepCache(prepared)
     made = tuning.JitChoice(bool(chosen["enabled"]), str(chosen["reason"])) if chosen else None
     choice = made or tuning.choose_jit(
         trainer.jit_compile,
         total_steps=prepared.total_steps,
         replicas=prepared.strategy.num_replicas_in_sync,
         deterministic=prepared.config.device.deterministic,
-        known=StepCache(prepared).jit(),
+        known=cache.jit(),
     )
     capture = Capture(
         prepared.model,
@@ -64,7 +66,7 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
     if choice is not None:
         fused = () if choice.enabled else _fuse(prepared)
         loop, used = _loop(prepared, iterator, capture, jit=choice.enabled)
-        return Execution(loop, capture, choice, fused, used)
+        return Execution(loop, capture, choice, fused, cache, used)
     fused = _fuse(prepared)
     start = time.perf_counter()
     plain, used = _loop(prepared, iterator, capture, jit=False)
@@ -85,13 +87,13 @@ def make_execution(prepared: Prepared, chosen: dict[str, Any] | None = None) -> 
             compiling=COMPILING * tracing,
         )
     if choice.times is not None:
-        StepCache(prepared).put_jit(choice.times)
+        cache.put_jit(choice.times)
     capture.rearm()  # a rehearsed step is none of the run's
     if not choice.enabled:
-        return Execution(plain, capture, choice, fused, used)
+        return Execution(plain, capture, choice, fused, cache, used)
     assert compiled is not None
     precision.unfuse(prepared.model)
-    return Execution(compiled, capture, choice, ())
+    return Execution(compiled, capture, choice, (), cache)
 
 
 def training_batches(prepared: Prepared, position: int = 0) -> Iterator[Any]:

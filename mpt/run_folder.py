@@ -32,6 +32,7 @@ import orjson
 from mpt.append_file import AppendFile, Removed, open_to_append
 from mpt.errors import ConfigurationError
 from mpt.report import decode, encode, open_regular, read_regular
+from mpt.whole_file import PARTIAL, replacing
 
 REPORT = "report.json"
 METRICS = "metrics.jsonl"
@@ -42,7 +43,6 @@ MOST_LOCKS = 100  # tries; some file systems never say that a path is the file j
 HYDRA = ".hydra"
 MODEL = "model.keras"
 OWN = (REPORT, METRICS, MODEL, "precision.json")  # of a run, and not to be written over
-PARTIAL = ".partial-"  # begins the name of a file that is being written
 CHECKPOINTS = "checkpoints"
 ROOM = 2**17  # bytes: what a run writes before it trains takes less
 LONGEST_END = 2**20
@@ -142,16 +142,8 @@ class RunFolder:
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         temporary = target.with_name(f"{PARTIAL}{os.getpid()}-{target.name}")
-        try:
-            with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(target.parent)
+        with replacing(target, temporary) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
         return target
 
     def write_hydra(
@@ -433,19 +425,3 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def sync(path: Path) -> None:
-    """Make a file's content, or a rename in a folder, last through a power failure, where the
-    system can.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from mpt import optim, precision
-from mpt.run_folder import PARTIAL
+from mpt.whole_file import PARTIAL
 
 
 def save_plainly(model: keras.Model) -> None:

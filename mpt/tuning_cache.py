@@ -16,6 +16,7 @@ from typing import Any
 from mpt import __version__
 from mpt.device import Device, cores
 from mpt.report import open_regular
+from mpt.whole_file import PARTIAL, replacing
 
 NAME = "tuning.json"
 FORMAT = 1
@@ -57,8 +58,12 @@ class TuningCache:
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         kept = dict(list(entries.items())[-MOST:])
+        text = json.dumps({"format": FORMAT, "entries": kept}, indent=1) + "\n"
+        path = self._path
         with suppress(OSError):
-            _write(self._path, json.dumps({"format": FORMAT, "entries": kept}, indent=1) + "\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path, path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")) as file:
+                file.write(text.encode())
 
     def _entries(self) -> dict[str, Any]:
         """Those that are whole and not too old; another process may write the file meanwhile."""
@@ -126,15 +131,3 @@ def _is_usable(entry: Any) -> bool:
     except (LookupError, TypeError, ValueError):
         return False
     return isinstance(entry.get("value"), dict) and abs(age) < timedelta(days=DAYS)
-
-
-def _write(path: Path, text: str) -> None:
-    """Atomically: a reader sees the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -22,7 +22,7 @@ import numpy as np
 
 from mpt import packing
 from mpt.report import open_regular
-from mpt.run_folder import PARTIAL, sync
+from mpt.whole_file import PARTIAL, replacing
 
 MAGIC = b"mpt-checkpoint-1"
 LENGTH_BYTES = 8
@@ -53,21 +53,13 @@ def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any] | None 
     specs = packing.specs_of(arrays)
     header = json.dumps({"about": dict(about or {}), "state": plain, "arrays": specs}).encode()
     partial = path.with_name(PARTIAL + path.name)
-    try:
-        with open(partial, "wb") as file:
-            digest = hashlib.sha256()
-            length = len(header).to_bytes(LENGTH_BYTES, "little")
-            for content in (MAGIC, length, header, *map(packing.content, arrays)):
-                digest.update(content)
-                file.write(content)
-            file.write(digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with replacing(path, partial) as file:
+        digest = hashlib.sha256()
+        length = len(header).to_bytes(LENGTH_BYTES, "little")
+        for content in (MAGIC, length, header, *map(packing.content, arrays)):
+            digest.update(content)
+            file.write(content)
+        file.write(digest.digest())
 
 
 def read(path: Path) -> dict[str, Any]:

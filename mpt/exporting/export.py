@@ -21,9 +21,9 @@ from mpt.exporting import saved_model, tflite
 from mpt.preparation import Prepared, prepare
 from mpt.quiet import quiet
 from mpt.report.numbers import size
-from mpt.run_folder import PARTIAL
 from mpt.schema import FLOAT8, TrainConfig
 from mpt.variables import parameters
+from mpt.whole_file import PARTIAL
 
 NAMES = {"saved_model": "saved_model", "tflite": "model_float16.tflite"}
 """Format -> what it is called in a run's folder."""

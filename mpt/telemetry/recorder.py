@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mpt.console import Console
-from mpt.run_folder import METRICS, RunFolder, sync
+from mpt.run_folder import METRICS, RunFolder
 from mpt.state_fields import Fields, whole
 from mpt.telemetry import loss_scale, memory, throughput
 from mpt.telemetry.histograms import ExponentHistograms
 from mpt.telemetry.tensorboard import PREFIX, Board
 from mpt.telemetry.window import Window
+from mpt.whole_file import sync
 
 Source = Callable[[Window], dict[str, float]]
 SOURCES: tuple[Source, ...] = (throughput.tags, memory.tags, loss_scale.tags)

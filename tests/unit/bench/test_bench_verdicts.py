@@ -4,9 +4,9 @@ import json
 import math
 
 import pytest
+from made_up_profile import profile
 
 from bench import documents, results, step_time, targets, verdicts
-from bench import profiles_kinds as kinds
 from bench.__main__ import pointless, selected
 from bench.pictures import step_picture
 
@@ -137,24 +137,12 @@ def test_a_page_without_one_pair_of_markers_is_refused(page):
         documents.between(page, "new")
 
 
-PROFILE = {
-    "work": "mlp",
-    "policy": "float32",
-    "side": "mpt",
-    "setting": [],
-    "step_ms": 2.0,
-    "wall_ms": 2.0,
-    "rest": {"ms": 0.5},
-    "kinds": {kinds.PRODUCTS: {"ms": 1.5}},
-}
-
-
 def test_a_page_and_its_pictures_come_from_the_results_alone(tmp_path):
     page = tmp_path / "performance.md"
     markers = (documents.BEGIN, documents.END, *documents.PROFILES)
     page.write_text("\n".join(["# P", *markers, "after"]))
     found = measured(case(), case("cnn", "mixed_bfloat16", mpt=(11.0, 11.0, 11.0)))
-    (tmp_path / "profiles-mlp.json").write_text(json.dumps(PROFILE))
+    (tmp_path / "profiles-mlp.json").write_text(json.dumps(profile("mpt")))
     documents.write(found, page, tmp_path, tmp_path)
     text = page.read_text()
     begin, end = documents.PROFILES

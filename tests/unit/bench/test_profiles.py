@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_up_profile import profile
 
 from bench import profiles, profiles_tables
 from bench import profiles_kinds as kinds
@@ -223,16 +224,7 @@ def test_a_real_profile_relates_to_flops_and_bytes(real):
 
 def test_documents_show_both_sides(real, tmp_path):
     ours = {"work": "mlp", "policy": "float32", **real}
-    theirs = {
-        "work": "mlp",
-        "policy": "float32",
-        "side": "torch",
-        "setting": [],
-        "step_ms": 2.0,
-        "wall_ms": 2.0,
-        "rest": {"ms": 0.5},
-        "kinds": {kinds.PRODUCTS: {"ms": 1.5}},
-    }
+    theirs = profile("torch")
     for found in (ours, theirs):
         path = tmp_path / f"{profiles.file_name(found)}.json"
         path.write_text(json.dumps(found))
