@@ -228,7 +228,9 @@ def _owners(
     return owners
 
 
-def _thread(plane: Any, line: Any, hlo: dict[str, tuple[str, str]]) -> tuple[str, list[Event]]:
+def _thread(
+    plane: Any, line: Any, hlo: dict[tuple[str, str], tuple[str, str]]
+) -> tuple[str, list[Event]]:
     """A thread's name and its events, as `assemble` takes them."""
     events = []
     stat_names = {number: each.name for number, each in plane.stat_metadata.items()}
@@ -248,7 +250,12 @@ def _thread(plane: Any, line: Any, hlo: dict[str, tuple[str, str]]) -> tuple[str
         elif any(stat_names[stat.metadata_id] == "hlo_op" for stat in event.stats):
             if name.startswith("end: "):
                 continue
-            op_type, name = hlo.get(name, (_opcode(name), name))
+            module = next(
+                stat.str_value or stat_names[stat.ref_value]
+                for stat in event.stats
+                if stat_names[stat.metadata_id] == "hlo_module"
+            )
+            op_type, name = hlo.get((module, name), (_opcode(name), name))
         elif metadata.display_name and ":" in name and not name.startswith("Iterator"):
             name, op_type = name.rpartition(":")[0], metadata.display_name
             if line.name.startswith(DATA):
@@ -264,8 +271,8 @@ def _opcode(instruction: str) -> str:
     return instruction.partition(".")[0].removeprefix("wrapped_")
 
 
-def _instructions(plane: Any) -> dict[str, tuple[str, str]]:
-    """Type and name of what XLA compiled, by the instruction's name.
+def _instructions(plane: Any) -> dict[tuple[str, str], tuple[str, str]]:
+    """Type and name of what XLA compiled, by the names of the module and of the instruction.
 
     A fusion is what its root was in TensorFlow: its name and type there.
     """
@@ -281,5 +288,6 @@ def _instructions(plane: Any) -> dict[str, tuple[str, str]]:
                     opcode, metadata = instruction.opcode, instruction.metadata
                     own = opcode in ("dot", "convolution", "copy", "transpose", "convert")
                     op_type = opcode if own or not metadata.op_type else metadata.op_type
-                    found[instruction.name] = op_type, metadata.op_name or instruction.name
+                    name = metadata.op_name or instruction.name
+                    found[proto.hlo_module.name, instruction.name] = op_type, name
     return found

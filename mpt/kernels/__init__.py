@@ -14,7 +14,7 @@ import keras
 from keras.src.backend.tensorflow import nn
 from keras.src.ops import nn as operations
 
-from mpt.kernels import attention, cross_entropy, dense, gelu, layer_normalization
+from mpt.kernels import attention, convolution, cross_entropy, dense, gelu, layer_normalization
 
 __all__ = ["fused"]
 
@@ -23,6 +23,7 @@ KERNELS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "layer_normalization": (operations, "_layer_normalization", layer_normalization.instead_of),
     "cross_entropy": (nn, "sparse_categorical_crossentropy", cross_entropy.instead_of),
     "dense": (keras.layers.Dense, "call", dense.instead_of),
+    "convolution": (nn, "conv", convolution.instead_of),
     "attention": (nn, "dot_product_attention", attention.instead_of),
 }
 """By name: where Keras keeps its function, and what makes the kernel's stand-in for it."""

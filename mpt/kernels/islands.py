@@ -8,6 +8,7 @@ pass read instead of all that it computed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,15 @@ LEAST = 2**16
 
 
 def island(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of tensors, compiled by XLA once a shape."""
-    return tf.function(function, jit_compile=True, autograph=False)
+    """`function` of tensors, compiled by XLA once a shape, its operations in its module's scope."""
+    scope = function.__module__.rpartition(".")[2]
+
+    @functools.wraps(function)
+    def scoped(*tensors: tf.Tensor) -> Any:
+        with tf.name_scope(scope):
+            return function(*tensors)
+
+    return tf.function(scoped, jit_compile=True, autograph=False)
 
 
 def serves(value: Any) -> bool:

@@ -8,6 +8,7 @@ from made_up_profile import profile
 from bench import profiles, profiles_tables
 from bench import profiles_kinds as kinds
 from bench.profiles_trace import RECORD, START, STOP, assemble, split
+from mpt.kernels import convolution
 
 COMPUTE, POOL = "tf_Compute/1", "tf_numa_-1_Eigen/1"
 
@@ -102,6 +103,13 @@ def test_time_of_nobody_is_not_an_operations():
             "while/body/_1/gradient_tape/while/resnet_1/stem_conv_1/Conv2DBackpropFilter",
             "BACKWARD",
         ),
+        ("_MklMatMul", f"while/body/_1/while/r/c/{convolution.FORWARD}/MatMul", "FORWARD"),
+        ("GatherV2", f"while/body/_1/while/{convolution.BACKWARD}_2/GatherV2", "BACKWARD"),
+        ("Cast", "layer_normalization/Cast_1", "NORMALIZATION"),
+        ("Cast", "gelu/Cast", "ACTIVATIONS"),
+        ("Cast", "attention/Cast", "SOFTMAX"),
+        ("Mul", "cross_entropy/mul", "SOFTMAX"),
+        ("fusion", "wrapped_reduce-window.2", "REDUCTIONS"),
         (
             "SquaredDifference",
             "while/body/_1/while/gpt_1/block1_attention_norm_1/moments/SquaredDifference",
@@ -177,21 +185,24 @@ def test_blocks_of_a_model_count_together_among_what_takes_most():
 
 
 @pytest.fixture(scope="module")
-def real():
-    """A few steps of a small network, profiled."""
+def profiled():
+    """Profiles a few steps of the network that words of a command line tell of."""
     pytest.importorskip("tensorflow")
     from mpt.telemetry import peaks
 
-    patch = pytest.MonkeyPatch()
-    for name in ("matmul_peak", "convolution_peak", "bandwidth"):
-        patch.setattr(peaks, name, lambda dtype: 1e11)
-    words = [
-        *("model=mlp", "model.hidden=[256]", "dataset=synthetic", "dataset.shape=[64]"),
-        *("dataset.examples=512", "dataset.validation_fraction=0", "batch_size=128"),
+    words = (
+        *("dataset=synthetic", "dataset.examples=512", "dataset.validation_fraction=0"),
         *("trainer.steps=64", "trainer.epochs=null", "trainer.jit_compile=false"),
-    ]
-    yield profiles.of_run(words, warmup=2, steps=4)
-    patch.undo()
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("matmul_peak", "convolution_peak", "bandwidth"):
+            patch.setattr(peaks, name, lambda dtype: 1e11)
+        yield lambda *more: profiles.of_run([*words, *more], warmup=2, steps=4)
+
+
+@pytest.fixture(scope="module")
+def real(profiled):
+    return profiled("model=mlp", "model.hidden=[256]", "dataset.shape=[64]", "batch_size=128")
 
 
 def test_a_real_profile_adds_up(real):
@@ -220,6 +231,17 @@ def test_a_real_profile_relates_to_flops_and_bytes(real):
     assert real["bytes"]["least"] >= 6 * 4 * variables  # Adam reads and writes three arrays
     assert real["bytes"]["least"] < real["bytes"]["moved"]
     assert real["share"] == pytest.approx(real["flops_per_step"] / (1e8 * real["step_ms"]))
+
+
+def test_a_real_profile_tells_one_kernel_of_mpts_from_another(profiled):
+    """XLA compiles each by itself, and calls their instructions by the same names."""
+    found = profiled(
+        *("model=gpt", "model.depth=1", "model.width=128", "model.heads=2", "batch_size=16"),
+        *("dataset.vocabulary=64", "dataset.length=64", "precision=mixed_bfloat16"),
+    )
+    assert found["kinds"][kinds.ACTIVATIONS]["count"] == 2  # GELU, forward and backward
+    for kind in (kinds.NORMALIZATION, kinds.SOFTMAX):
+        assert found["kinds"][kind]["count"] > 2
 
 
 def test_documents_show_both_sides(real, tmp_path):

@@ -143,6 +143,103 @@ def test_dense_on_sequences(dtype):
         assert error(tf.cast(ours, "float64"), tf.cast(reference, "float64")) < TOLERANCE[dtype]
 
 
+# (images, kernel, strides, padding): each has a part, most have all, that a product serves.
+CONVOLUTIONS = {
+    "3x3": ((4, 4, 3, 256), (3, 3, 256, 512), 1, "same"),
+    "3x3, valid": ((4, 6, 5, 256), (3, 3, 256, 512), 1, "valid"),
+    "3x3, strided": ((4, 8, 7, 128), (3, 3, 128, 512), 2, "same"),
+    "3x2, strided apart": ((4, 9, 8, 128), (3, 2, 128, 512), (2, 3), "valid"),
+    "a kernel above the image": ((16, 2, 3, 128), (4, 5, 128, 512), 1, "same"),
+    "pixels": ((4, 8, 7, 256), (1, 1, 256, 512), 1, "same"),
+    "pixels, strided": ((8, 9, 8, 512), (1, 1, 512, 512), (2, 3), "same"),
+    "pixels, strided, valid": ((8, 9, 8, 512), (1, 1, 512, 512), 3, "valid"),
+    "the kernel's gradient only": ((32, 8, 8, 32), (3, 3, 32, 128), 1, "same"),
+}
+CONVOLVED = pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+
+
+def convolved(strides=1, padding="same", **named):
+    named = {"data_format": "channels_last", **named}
+    return lambda images, kernel: keras.ops.conv(images, kernel, strides, padding, **named)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@CONVOLVED
+def test_convolution(case, dtype):
+    images, kernel, *how = case
+    inputs = [values(*images), values(*kernel, seed=1, spread=0.05)]
+    function = convolved(*how)
+    upstream = values(*function(*inputs).shape, seed=2)
+    agrees("convolution", function, inputs, upstream, dtype)
+
+
+@CONVOLVED
+def test_gradients_of_a_convolutions_gradients(case):
+    images, kernel, *how = case
+
+    def slopes(images, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([images, kernel])
+            total = tf.reduce_sum(convolved(*how)(images, kernel) ** 3)
+        by_images, by_kernel = tape.gradient(total, [images, kernel])
+        return tf.concat([tf.reshape(by_images, [-1]), tf.reshape(by_kernel, [-1])], 0)
+
+    inputs = [values(*images, spread=1.0), values(*kernel, seed=1, spread=0.05)]
+    upstream = values(sum(np.prod(shape) for shape in (images, kernel)), seed=2)
+    exact = with_gradients(slopes, inputs, upstream)
+    found, used = fused(slopes, [tf.cast(value, "float32") for value in inputs], upstream)
+    assert used == {"convolution"}
+    for ours, theirs in zip(found, exact, strict=True):
+        assert error(ours, theirs) < 5e-5
+
+
+@pytest.mark.parametrize("place", ["images", "kernel", "upstream"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@CONVOLVED
+def test_what_is_not_finite_shows_behind_a_convolution(case, bad, place):
+    images, kernel, *how = case
+    given = {"images": np.ones(images, "float32"), "kernel": np.ones(kernel, "float32")}
+    function = convolved(*how)
+    given["upstream"] = np.ones(function(*given.values()).shape, "float32")
+    given[place][(-1,) * 4] = bad
+    *inputs, upstream = [tf.constant(value) for value in given.values()]
+    plain = with_gradients(function, inputs, upstream)
+    found, used = fused(function, inputs, upstream)
+    assert used == {"convolution"}
+    for ours, reference in zip(found, plain, strict=True):
+        missed = ~np.isfinite(reference) & np.isfinite(ours)
+        assert not missed.any(), np.argwhere(missed)[:3]
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "dtype", "named"),
+    [
+        ((4, 4, 4, 256), (3, 3, 256, 512), "float64", {}),
+        ((4, 4, 4, 256), (3, 3, 256, 512), "float32", {"dilation_rate": 2}),
+        ((4, 4, 4, 256), (3, 3, 128, 512), "float32", {}),
+        ((4, 4, 256), (3, 256, 512), "float32", {}),
+        ((4, 4, 4, 4, 64), (3, 3, 3, 64, 128), "float32", {}),
+        ((4, 4, 4, 16), (3, 3, 16, 32), "float32", {}),
+        ((4, 64, 64, 32), (3, 3, 32, 32), "float32", {}),
+    ],
+    ids=["float64", "dilated", "grouped", "1-D", "3-D", "small", "large images"],
+)
+def test_other_convolutions_go_the_way_of_keras(images, kernel, dtype, named):
+    inputs = [values(*images, dtype=dtype), values(*kernel, seed=1, dtype=dtype)]
+    function = convolved(**named)
+    plain = with_gradients(function, inputs, tf.ones_like(function(*inputs)))
+    found, used = fused(function, inputs, tf.ones_like(plain[0]))
+    assert used == set()
+    for ours, reference in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(ours, reference)
+
+
+def test_a_convolution_that_leaves_nothing_is_kerass_error():
+    images, kernel = tf.ones((64, 2, 2, 512)), tf.ones((3, 3, 512, 512))
+    with kernels.fused(set()), pytest.raises(ValueError, match=r"empty output|Negative dim"):
+        tf.function(convolved(padding="valid"), autograph=False)(images, kernel)
+
+
 BAD = {
     "gelu": keras.ops.gelu,
     "gelu by erf": lambda x: keras.ops.gelu(x, False),
