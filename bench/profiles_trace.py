@@ -236,25 +236,16 @@ def _thread(
     stat_names = {number: each.name for number, each in plane.stat_metadata.items()}
     for event in line.events:
         metadata = plane.event_metadata[event.metadata_id]
+        stats = {stat_names[stat.metadata_id]: stat for stat in event.stats}
         name, op_type, number = metadata.name, "", -1
         start = 1000 * line.timestamp_ns + event.offset_ps
         if name in (RECORD, START, STOP):
-            number = next(
-                (
-                    stat.int64_value or stat.uint64_value
-                    for stat in event.stats
-                    if stat_names[stat.metadata_id] in ("_p", "_c")
-                ),
-                -1,
-            )
-        elif any(stat_names[stat.metadata_id] == "hlo_op" for stat in event.stats):
+            task = stats.get("_p", stats.get("_c"))
+            number = -1 if task is None else task.int64_value or task.uint64_value
+        elif "hlo_op" in stats:
             if name.startswith("end: "):
                 continue
-            module = next(
-                stat.str_value or stat_names[stat.ref_value]
-                for stat in event.stats
-                if stat_names[stat.metadata_id] == "hlo_module"
-            )
+            module = stats["hlo_module"].str_value or stat_names[stats["hlo_module"].ref_value]
             op_type, name = hlo.get((module, name), (_opcode(name), name))
         elif metadata.display_name and ":" in name and not name.startswith("Iterator"):
             name, op_type = name.rpartition(":")[0], metadata.display_name

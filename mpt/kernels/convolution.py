@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mpt.kernels.islands import serves
+
 DTYPES = (tf.bfloat16, tf.float32)
 LEAST = 2**24
 """Multiplications of a convolution below which there is nothing to win."""
@@ -206,10 +208,9 @@ def instead_of(conv: Callable[..., Any]) -> Callable[..., Any]:
 
 def _described(inputs: Any, kernel: tf.Tensor, strides: Any, padding: str) -> Convolution | None:
     """What is asked for, if it is a convolution of images of which a product serves a part."""
-    if not isinstance(inputs, tf.Tensor) or inputs.dtype not in DTYPES:
+    if not serves(inputs, DTYPES, least=1) or len(inputs.shape) != 4:
         return None
-    known = inputs.shape.is_fully_defined() and len(inputs.shape) == 4
-    if not known or kernel.dtype != inputs.dtype or kernel.shape[2] != inputs.shape[3]:
+    if kernel.dtype != inputs.dtype or kernel.shape[2] != inputs.shape[3]:
         return None
     down, across = np.broadcast_to(strides, 2).tolist()
     of = Convolution(tuple(inputs.shape), tuple(kernel.shape), (down, across), padding.upper())

@@ -9,7 +9,7 @@ pass read instead of all that it computed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import tensorflow as tf
@@ -31,13 +31,13 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(scoped, jit_compile=True, autograph=False)
 
 
-def serves(value: Any) -> bool:
-    """Whether a tensor is one for which a piece is compiled: large, of a shape known in full."""
+def serves(value: Any, dtypes: Collection[tf.DType] = DTYPES, least: int = LEAST) -> bool:
+    """Whether a tensor is one for a kernel: of `least` elements, of a shape known in full."""
     return (
         isinstance(value, tf.Tensor)
-        and value.dtype in DTYPES
+        and value.dtype in dtypes
         and value.shape.is_fully_defined()
-        and value.shape.num_elements() >= LEAST
+        and value.shape.num_elements() >= least
     )
 
 
