@@ -24,7 +24,7 @@ COMMANDS = {
     "bisect": "the layers that must stay in float32 for a run to succeed",
     "evaluate": "a trained model on its validation data, under another policy",
     "export": "a trained model as a SavedModel, checked against the Keras model",
-    "doctor": "how fast the data come without a model, and the device at the most",
+    "doctor": "what this machine has and lacks; data and device measured alone",
     "compare": "runs and sweeps held against one another, and the verdict",
     "show": "the report of one run, on the console or as a page",
     "board": "TensorBoard over runs and sweeps, on a free port",
