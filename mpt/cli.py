@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "runs and sweeps held against one another, and the verdict",
     "show": "the report of one run, on the console or as a page",
     "board": "TensorBoard over runs and sweeps, on a free port",
+    "init": "a new project: a model, data, configuration and a test",
     "completion": "the script by which bash, zsh or fish completes words",
 }
 
