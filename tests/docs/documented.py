@@ -9,7 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("bash", "sh", "console")
-PROGRAMS = r"mpt|make|python|pip|\.venv/bin/\S+|srun|scontrol|timeout|ray|ssh|tensorboard|\.ci/\S+|git"
+PROGRAMS = (
+    r"mpt|make|python|pip|\.venv/bin/\S+|srun|scontrol|timeout|ray|ssh|tensorboard|\.ci/\S+|git"
+)
 WORDS = r"\.|source|export|for|done|cd|mkdocs"
 PREFIX = r"(?:[A-Z_]+=\S+ +)*"
 BEGINS = re.compile(rf"{PREFIX}(?:{PROGRAMS}|{WORDS})(?: |$)")
@@ -90,9 +92,7 @@ def _in_list(lines: list[str], number: int) -> bool:
 
 def spans(text: str) -> Iterator[tuple[int, str]]:
     """Inline code of running text, over the ends of lines too, with the numbers of its lines."""
-    in_blocks = {
-        first + offset for first, _, lines in blocks(text) for offset in range(len(lines))
-    }
+    in_blocks = {first + offset for first, _, lines in blocks(text) for offset in range(len(lines))}
     running = [
         "" if number in in_blocks or line.strip().startswith("```") else line
         for number, line in enumerate(text.splitlines(), start=1)
