@@ -13,9 +13,10 @@ PROGRAMS = (
     r"mpt|make|python|pip|\.venv/bin/\S+|srun|scontrol|timeout|ray|ssh|tensorboard|\.ci/\S+|git"
 )
 WORDS = r"\.|source|export|for|done|cd|mkdocs"
-PREFIX = r"(?:[A-Z_]+=\S+ +)*"
+PREFIX = r"""(?:[A-Z_]+=(?:'[^']*'|"[^"]*"|[^\s'"])+ +)*"""
 BEGINS = re.compile(rf"{PREFIX}(?:{PROGRAMS}|{WORDS})(?: |$)")
 INLINE = re.compile(rf"{PREFIX}(?:{PROGRAMS})( |$)")
+MENTION = re.compile(r"\S+|mpt [a-z]+( data)?( --(?!help|peaks)[a-z]+)?|ray start|python -m mpt")
 ENDS = {";", "&", "&&", "||", "|", ">", ">>", "(", ")", "do", "done", "then"}
 
 
@@ -27,7 +28,7 @@ class Command:
         page: path from the repository's root.
         line: in the page, from 1.
         words: the program and its arguments, without the shell's syntax around them.
-        mention: it stands in running text with no argument, as a name.
+        mention: a name in running text, with at most a flag that would need more: it is not run.
     """
 
     page: str
@@ -54,14 +55,25 @@ def of_page(page: Path) -> Iterator[Command]:
     name = str(page.relative_to(ROOT))
     text = page.read_text()
     for first, language, lines in blocks(text):
-        for number, script in _scripts(language, lines):
+        for number, script in scripts(language, lines):
             for words in simple_commands(script):
                 yield Command(name, first + number, words)
     for number, span in spans(text):
         if INLINE.match(span):
             for words in simple_commands(span):
-                mention = len(words) < 2 or (words[0] == "mpt" and len(words) == 2)
-                yield Command(name, number, words, mention)
+                yield Command(name, number, words, bool(MENTION.fullmatch(" ".join(words))))
+
+
+def files(page: Path) -> dict[str, str]:
+    """The files that a page shows whole: a block below a line that is a name and a colon."""
+    lines = page.read_text().splitlines()
+    found = {}
+    for first, language, content in blocks(page.read_text()):
+        above = [line for line in lines[: first - 1 - bool(language)] if line.strip()]
+        named = re.fullmatch(r"`([\w./-]+)`:", above[-1]) if above else None
+        if named:
+            found[named[1]] = "\n".join(content) + "\n"
+    return found
 
 
 def blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
@@ -103,7 +115,7 @@ def spans(text: str) -> Iterator[tuple[int, str]]:
             yield joined.count("\n", 0, match.start()) + 1, " ".join(match[1].split())
 
 
-def _scripts(language: str, lines: list[str]) -> Iterator[tuple[int, str]]:
+def scripts(language: str, lines: list[str]) -> Iterator[tuple[int, str]]:
     """What of a block is typed; where a line has a prompt, only such lines are."""
     if language == "yaml":
         lines = [re.sub(r"^ *- run: |^ *run: ", "", line).strip() for line in lines]
