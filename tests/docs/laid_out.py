@@ -69,7 +69,7 @@ def data(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
     random = np.random.default_rng(0)
-    x, y = random.random((64, 8, 8, 1), np.float32), np.arange(64) % 4
+    x, y = random.random((64, 8, 8, 1), np.float32), np.arange(64) % 3
     np.savez(folder / "data.npz", x=x, y=y)
     (folder / "data").mkdir()
     x[3] = np.nan

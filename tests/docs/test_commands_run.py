@@ -72,7 +72,8 @@ WARM = "optimizer.schedule.warmup_steps=1"
 # In a command that has the first: what is smaller in it.
 SMALLER = {
     r"model=resnet|recipe=imagenet|recipe=fashion": ("model.depth=8",),
-    r"recipe=(imagenet|fashion|unet|gpt2_small)": (WARM,),
+    r"recipe=(imagenet|fashion|unet|gpt2)": (WARM,),
+    r"recipe=gpt2_small": ("optimizer.gradient_accumulation_steps=1",),
     r"recipe=fashion": ("dataset.path=idx",),
     r"dataset=(image_folder|tfrecord)|recipe=imagenet": ("dataset.size=32",),
     r"model=vit": ("model.depth=1", "model.heads=2", "model.width=16"),
@@ -101,7 +102,8 @@ def smaller(words: list[str]) -> list[str]:
         return words
     extra = [each for found, few in SMALLER.items() if re.search(found, text) for each in few]
     if command == "doctor":
-        return [*words, *(["--seconds", "1"] if "data" in words else ["device=cpu"])]
+        kept = [word for word in words if not word.startswith("batch_size=")]
+        return [*kept, *(["batch_size=4", "--seconds", "1"] if "data" in words else [])]
     if command not in ("train", "inspect", "probe", "bisect"):
         return words
     extra += SHORT if command == "train" else SHORT[3:4]
@@ -214,17 +216,17 @@ def test_it_runs(text: str, ended: dict[str, Ended]) -> None:
 
 @pytest.mark.parametrize("text", [text for text in HERE if text.startswith("mpt board")])
 def test_a_board_answers(text: str, base: Path) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", *shlex.split(text), "--port", "0"],
         cwd=base,
         env={**os.environ, "PYTHONPATH": str(documented.ROOT)},
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline().startswith("board: http://127.0.0.1:")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("board: http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
 
 
 def test_what_does_not_run_here_is_still_in_the_pages() -> None:
