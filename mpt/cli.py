@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -24,12 +24,13 @@ COMMANDS = {
     "bisect": "the layers that must stay in float32 for a run to succeed",
     "evaluate": "a trained model on its validation data, under another policy",
     "export": "a trained model as a SavedModel, checked against the Keras model",
-    "doctor": "how fast the data come without a model, and the device at the most",
+    "doctor": "what this machine has and lacks; data and device measured alone",
     "compare": "runs and sweeps held against one another, and the verdict",
     "show": "the report of one run, on the console or as a page",
     "board": "TensorBoard over runs and sweeps, on a free port",
+    "init": "a new project: a model, data, configuration and a test",
+    "completion": "the script by which bash, zsh or fish completes words",
 }
-UNCONFIGURED = ("compare", "show", "board")  # they take paths, and no configuration
 
 
 def command() -> NoReturn:
@@ -150,7 +151,7 @@ def _help() -> str:
         "Train Keras models in mixed precision, and see what the numbers do.",
         "",
         "commands:",
-        *(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+        *(f"  {name:<12}{text}" for name, text in COMMANDS.items()),
         "",
         "examples:",
         "  mpt train",
@@ -161,48 +162,31 @@ def _help() -> str:
         "flags:",
         "  --version, --help",
         "  -q, -v, --debug, --allow MODULE   with every command",
-        '  -sc install=bash                  completion: eval "$(mpt -sc install=bash)"',
     ]
     return "\n".join(lines)
 
 
 def _complete(words: list[str]) -> int:
-    """Shell completion: Hydra's, for the subcommand on the line; else the subcommands' names."""
-    line = os.environ.get("COMP_LINE", "").split(maxsplit=1)
-    after = line[1] if len(line) > 1 else ""
-    name, space, rest = after.partition(" ")
-    is_query = any(word.startswith("query=") for word in words)
-    if is_query and space and name in UNCONFIGURED:
-        return errors.OK  # paths: the shell completes them itself
-    if is_query and not (space and name in COMMANDS):
-        print(" ".join(command for command in COMMANDS if command.startswith(name)))
-        return errors.OK
-    if is_query:
-        os.environ["COMP_LINE"] = f"mpt {_without_flags(rest, getattr(_load(name), 'FLAGS', {}))}"
-    words = [word for word in words if word not in COMMANDS]
-    from mpt.composition import drive
+    """Answer a shell's script, or print it: `-sc query=SHELL`, `-sc install=SHELL`."""
+    from mpt import completion
 
-    flags = [word for word in words if word.startswith("-")]
-    return drive(flags, [word for word in words if not word.startswith("-")], lambda _: None)
-
-
-def _without_flags(line: str, own: Mapping[str, Any]) -> str:
-    """What is typed after a subcommand, without its flags, which Hydra's completion stops at.
-
-    Args:
-        own: the subcommand's own flags, each a `mpt.commands.flags.Flag`.
-    """
-    from mpt.composition import FLAGS
-
-    valued = {"--allow", *(flag for flag, takes in FLAGS.items() if takes)}
-    valued |= {flag for flag, each in own.items() if each.convert is not None}
-    *words, last = line.split(" ")
-    kept = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not word.startswith("-") and before not in valued
-    ]
-    return " ".join([*kept, last])
+    for word in words:
+        action, _, shell = word.partition("=")
+        if shell not in completion.SHELLS:
+            continue
+        if action == "install":
+            print(completion.script(shell))
+            return errors.OK
+        if action == "query":
+            found = completion.candidates(os.environ.get("COMP_LINE", ""), COMMANDS)
+            print(completion.answer(shell, found))
+            return errors.OK
+    raise ConfigurationError(
+        "-sc needs query=SHELL or install=SHELL",
+        where="command line",
+        allowed=completion.SHELLS,
+        remedy="`mpt completion --help` tells how to set it up",
+    )
 
 
 @contextmanager

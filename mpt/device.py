@@ -29,27 +29,6 @@ STRATEGIES = ("none", "mirrored", "multi_worker")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 FLOAT16_FLAGS = frozenset({"avx512_fp16", "amx_fp16"})
 
-# Dense peaks in TFLOP/s, from the vendor's datasheets; matrix units where the card has them.
-_PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
-    (r"H200 NVL", {"float64": 60, "float32": 60, "tf32": 417.5, "float16": 835.5}),
-    (r"H200", {"float64": 67, "float32": 67, "tf32": 494.5, "float16": 989.5}),
-    (r"H100 NVL", {"float64": 60, "float32": 60, "tf32": 417.5, "float16": 835.5}),
-    (r"H100 PCIe", {"float64": 51, "float32": 51, "tf32": 378, "float16": 756}),
-    (r"H100", {"float64": 67, "float32": 67, "tf32": 494.5, "float16": 989.5}),
-    (r"A100", {"float64": 19.5, "float32": 19.5, "tf32": 156, "float16": 312}),
-    (r"A30\b", {"float64": 10.3, "float32": 10.3, "tf32": 82, "float16": 165}),
-    (r"A40\b", {"float32": 37.4, "tf32": 74.8, "float16": 149.7}),
-    (r"A10\b", {"float32": 31.2, "tf32": 62.5, "float16": 125}),
-    (r"L40S", {"float32": 91.6, "tf32": 183, "float16": 362}),
-    (r"L40\b", {"float32": 90.5, "tf32": 90.5, "float16": 181}),
-    (r"L4\b", {"float32": 30.3, "tf32": 60, "float16": 121}),
-    (r"T4\b", {"float32": 8.1, "float16": 65}),
-    (r"V100.*PCI", {"float64": 7, "float32": 14, "float16": 112}),
-    (r"V100", {"float64": 7.8, "float32": 15.7, "float16": 125}),
-    (r"P100", {"float64": 4.7, "float32": 9.3, "float16": 18.7}),
-)
-_AMPERE_UP = re.compile(r"H200|H100|A100|A30|A40|A10|L40|L4\b")
-
 
 @dataclass(frozen=True)
 class Device:
@@ -74,6 +53,41 @@ class Device:
     bfloat16_units: bool
     float16_units: bool
     memory_bytes: int | None
+
+    @classmethod
+    def of_cpu(cls, name: str, flags: frozenset[str], memory: int | None, count: int = 1) -> Device:
+        """A processor with these feature flags of /proc/cpuinfo."""
+        return cls(
+            kind="cpu",
+            name=name,
+            count=count,
+            compute_capability=None,
+            driver=None,
+            bfloat16_units=bool(flags & BFLOAT16_FLAGS),
+            float16_units=bool(flags & FLOAT16_FLAGS),
+            memory_bytes=memory,
+        )
+
+    @classmethod
+    def of_gpus(
+        cls,
+        name: str,
+        count: int,
+        capability: tuple[int, int] | None,
+        driver: str | None,
+        memory: int | None,
+    ) -> Device:
+        """`count` cards of this compute capability."""
+        return cls(
+            kind="gpu",
+            name=name,
+            count=count,
+            compute_capability=capability,
+            driver=driver,
+            bfloat16_units=capability is not None and capability >= (8, 0),
+            float16_units=capability is not None and capability >= (7, 0),
+            memory_bytes=memory,
+        )
 
     @property
     def has_tf32(self) -> bool:
@@ -162,7 +176,7 @@ def limit_process(limit_mb: int) -> None:
     Raises:
         ConfigurationError: there is no such limit on this system.
     """
-    held = re.search(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    held = re.search(r"^VmData:\s*(\d+) kB", read_text("/proc/self/status"), re.MULTILINE)
     if sys.platform != "linux" or held is None:
         raise ConfigurationError(
             "The memory of a process can be limited on Linux only.",
@@ -191,17 +205,8 @@ def _gpu(gpus: list[Any]) -> Device:
 
     details = tf.config.experimental.get_device_details(gpus[0])
     capability = details.get("compute_capability")
-    driver, memory = _nvml()
-    return Device(
-        kind="gpu",
-        name=details.get("device_name", gpus[0].name),
-        count=len(gpus),
-        compute_capability=tuple(capability) if capability else None,
-        driver=driver,
-        bfloat16_units=bool(capability) and tuple(capability) >= (8, 0),
-        float16_units=bool(capability) and tuple(capability) >= (7, 0),
-        memory_bytes=memory,
-    )
+    name = details.get("device_name", gpus[0].name)
+    return Device.of_gpus(name, len(gpus), tuple(capability) if capability else None, *_nvml())
 
 
 def _nvml() -> tuple[str | None, int | None]:
@@ -225,20 +230,12 @@ def _nvml() -> tuple[str | None, int | None]:
 def _cpu(count: int) -> Device:
     import psutil
 
-    name, flags = parse_cpuinfo(_read("/proc/cpuinfo"))
-    return Device(
-        kind="cpu",
-        name=name,
-        count=count,
-        compute_capability=None,
-        driver=None,
-        bfloat16_units=bool(flags & BFLOAT16_FLAGS),
-        float16_units=bool(flags & FLOAT16_FLAGS),
-        memory_bytes=int(psutil.virtual_memory().total),
-    )
+    name, flags = parse_cpuinfo(read_text("/proc/cpuinfo"))
+    return Device.of_cpu(name, flags, int(psutil.virtual_memory().total), count)
 
 
-def _read(path: str) -> str:
+def read_text(path: str | Path) -> str:
+    """The text of one of Linux's files; empty where there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -350,7 +347,7 @@ def host_rss() -> tuple[int, int]:
 
     The peak is Linux's VmHWM: `ru_maxrss` would count what the parent held at the fork.
     """
-    status = _read("/proc/self/status")
+    status = read_text("/proc/self/status")
     current = re.search(r"^VmRSS:\s*(\d+) kB", status, re.MULTILINE)
     peak = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
     if current and peak:
@@ -367,27 +364,3 @@ def host_rss() -> tuple[int, int]:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def datasheet_peak(device: Device, dtype: str) -> float | None:
-    """Dense peak of one device, FLOP/s, from the vendor's datasheet.
-
-    Args:
-        device: what `prepare` returned.
-        dtype: a compute dtype (float64, float32, float16, bfloat16), or tf32.
-
-    Returns:
-        None where it is not known (every CPU, and cards not listed). Sources: NVIDIA's
-        datasheets of P100, V100, T4, A10, A30, A40, A100, L4, L40, L40S, H100 and H200, the
-        figures without sparsity.
-    """
-    if device.kind != "gpu":
-        return None
-    for pattern, peaks in _PEAKS:
-        if re.search(pattern, device.name, re.IGNORECASE):
-            if dtype == "bfloat16":
-                peak = peaks["float16"] if _AMPERE_UP.search(device.name) else None
-            else:
-                peak = peaks.get(dtype)
-            return None if peak is None else peak * 1e12
-    return None

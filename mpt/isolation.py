@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -175,13 +175,26 @@ def import_tensorflow(verbosity: int) -> None:
 
     TF_CPP_MIN_LOG_LEVEL comes too late for the first lines, which are written while its libraries
     load; so the descriptor itself is turned away, and what an error left there is shown.
+
+    Raises:
+        ImportError: it, or Keras, cannot be imported.
+        ConfigurationError: Keras has another backend.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if verbosity > 0 else "3")
-    if verbosity > 0:
-        importlib.import_module("tensorflow")
-        return
-    with quiet():
-        importlib.import_module("tensorflow")
+    try:
+        with nullcontext() if verbosity > 0 else quiet():
+            importlib.import_module("tensorflow")
+            backend = importlib.import_module("keras").backend.backend()
+    except Exception as error:
+        raise ImportError(
+            f"{error} (TensorFlow cannot be imported; `mpt doctor` tells what to do)"
+        ) from error
+    if backend != "tensorflow":
+        raise ConfigurationError(
+            f"Keras computes with {backend}, and mpt trains with TensorFlow.",
+            where="KERAS_BACKEND, or backend in keras.json",
+            remedy="KERAS_BACKEND=tensorflow mpt ...",
+        )
 
 
 def spawn(

@@ -23,7 +23,7 @@ from mpt.device import Device
 from mpt.errors import ConfigurationError
 from mpt.leaving import killed_after
 from mpt.loss_scale import LossScaleOptimizer
-from mpt.precision import Choice
+from mpt.policy_choice import Choice, choose
 from mpt.rematerialization import Blocks
 from mpt.schema import TrainConfig
 from mpt.stopping import Best
@@ -115,9 +115,7 @@ def prepare(
     # Else it is made from the clock when it is first asked for, or under determinism not at all.
     tf.random.set_global_generator(tf.random.Generator.from_seed(config.seed))
     asked = config.precision.policy
-    choice = precision.choose(
-        policy if policy and asked == "auto" else asked, device, config.precision.tf32
-    )
+    choice = choose(policy if policy and asked == "auto" else asked, device, config.precision.tf32)
     devices.set_tf32(choice.tf32)
     data = instantiate.call(
         config.dataset,

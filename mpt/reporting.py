@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mpt import device as devices
 from mpt import report
+from mpt.datasheets import datasheet_peak
 from mpt.execution import Execution
 from mpt.preparation import Prepared
 from mpt.progress import epochs
@@ -201,7 +201,7 @@ def describe_outcome(
     result.diagnosis += _bound_by_data(result, outcome.seconds["train"])
     result.loss_scale = training.history.summary()
     achieved = compute.flops_per_second(result.throughput.examples_per_second)
-    datasheet = devices.datasheet_peak(prepared.device, "tf32" if tf32 else prepared.compute_dtype)
+    datasheet = datasheet_peak(prepared.device, "tf32" if tf32 else prepared.compute_dtype)
     result.compute = report.Compute(
         model_flops_per_second=achieved,
         utilization=compute.utilization(achieved),

@@ -201,9 +201,9 @@ class TrainConfig:
     published: list[Any] = key(
         [], "Figures of others to show beside this run's: {source, and what it says}."
     )
-    model: dict[str, Any] = key(MISSING, "Model: _target_ and its arguments.")
-    dataset: dict[str, Any] = key(MISSING, "Dataset: _target_ and its arguments.")
-    optimizer: dict[str, Any] = key(MISSING, "Optimizer: _target_ and its arguments.")
+    model: dict[str, Any] = key(MISSING, "Model: a choice, or _target_ and its arguments.")
+    dataset: dict[str, Any] = key(MISSING, "Dataset: a choice, or _target_ and its arguments.")
+    optimizer: dict[str, Any] = key(MISSING, "Optimizer: a choice, or _target_ and its arguments.")
     precision: PrecisionConfig = key(MISSING, "Precision policy.")
     loss_scale: LossScaleConfig = key(MISSING, "Loss scaling.")
     trainer: TrainerConfig = key(MISSING, "Training loop.")

@@ -1,18 +1,25 @@
-"""`mpt doctor`: the input pipeline alone, measured, and the device's ceilings."""
+"""`mpt doctor`: what this machine has and lacks; the input pipeline alone; the device's ceilings.
+
+Without arguments it must help where packages are broken or missing, so what the other two need is
+imported by them alone.
+"""
 
 from mpt.commands import Options
-from mpt.commands.evaluate import trained
 from mpt.commands.flags import Flag, take
-from mpt.commands.help import groups
-from mpt.commands.jobs import single
 from mpt.errors import ConfigurationError
-from mpt.isolation import execute
 
 DATA, PEAKS = "doctor data", "doctor --peaks"
-FLAGS = {"--json": Flag(), "--seconds": Flag(10, int, least=1)}
+EXAMINATION = {"--json": Flag(), "--quick": Flag()}
+MEASURING = {"--json": Flag(), "--seconds": Flag(10, int, least=1)}
+FLAGS = {**EXAMINATION, **MEASURING, "--peaks": Flag()}
 USAGE = """\
-usage: mpt doctor data [RUN] [OVERRIDE ...] [FLAG ...]
+usage: mpt doctor [--quick] [--json]
+       mpt doctor data [RUN] [OVERRIDE ...] [FLAG ...]
        mpt doctor --peaks [OVERRIDE ...] [--json]
+
+Tell what this machine has for training in mixed precision: Python, packages, processor, memory,
+cards, TensorFlow, CUDA, cuDNN, XLA, and which policies pay; and for each problem what to do. It
+answers where TensorFlow cannot be imported, too. Ends with 1 where training would fail.
 
 data:
 Read batches as training would, without a model, and tell how fast they come. With a run's folder
@@ -24,6 +31,8 @@ memory. No step can be faster; where bfloat16 is no faster than float32, mixed p
 memory at the most. Half a minute on a CPU.
 
 examples:
+  mpt doctor
+  mpt doctor --json | jq .findings
   mpt doctor --peaks device=cpu
   mpt doctor data dataset=image_folder dataset.path=photos batch_size=64
   mpt doctor data runs/2026-11-25/10-00-00_resnet_mixed_float16_1a2b
@@ -31,40 +40,61 @@ examples:
   mpt doctor data dataset=cifar10 --json | jq .examples_per_second
 
 flags:
+  --quick                  leave TensorFlow out: a tenth of a second instead of seconds
   --seconds N              of data: read for so long (10)
   --json                   one JSON object on stdout instead of a table
 """
 
 
 def main(argv: list[str], options: Options) -> int:
-    """Measure the data that `argv` names, or the device.
+    """Examine this machine, or measure the data that `argv` names, or the device.
 
     Returns:
-        0; 4 where memory does not suffice.
+        0; 1 where this machine has a problem; 4 where memory does not suffice.
 
     Raises:
         ConfigurationError: the configuration or the input is wrong.
     """
-    if argv[:1] == ["--peaks"]:
-        values, rest = take(argv[1:], {"--json": Flag()})
-        return single(PEAKS, rest, options, own={"as_json": values["json"]})
-    if argv[:1] != ["data"]:
-        given = argv[0] if argv else "nothing"
+    if argv[:1] == ["data"]:
+        return _data(argv[1:], options)
+    if "--peaks" in argv:
+        return _peaks([word for word in argv if word != "--peaks"], options)
+    values, rest = take(argv, EXAMINATION)
+    if rest:
         raise ConfigurationError(
-            f"mpt doctor looks at data or at --peaks, and {given} was given",
+            f"mpt doctor does not know {rest[0]}",
             where="command line",
-            value=argv[0] if argv else None,
-            allowed=["data", "--peaks"],
+            value=rest[0],
+            allowed=["data", "--peaks", *EXAMINATION],
         )
-    values, rest = take(argv[1:], FLAGS)
+    from mpt.doctor.examination import run
+
+    return run(as_json=values["json"], quick=values["quick"])
+
+
+def _peaks(argv: list[str], options: Options) -> int:
+    from mpt.commands.jobs import single
+
+    values, rest = take(argv, {"--json": Flag()})
+    return single(PEAKS, rest, options, own={"as_json": values["json"]})
+
+
+def _data(argv: list[str], options: Options) -> int:
+    from mpt.commands.evaluate import trained
+    from mpt.commands.jobs import single
+    from mpt.isolation import execute
+
+    values, rest = take(argv, MEASURING)
     own = {"as_json": values["json"], "seconds": values["seconds"]}
     if not any(not word.startswith("-") and "=" not in word for word in rest):
         return single(DATA, rest, options, own=own)
-    job = trained(DATA, rest, ["mpt", "doctor", *argv], options)
+    job = trained(DATA, rest, ["mpt", "doctor", "data", *argv], options)
     job.options = {**own, "of_run": True}
     return execute(job)
 
 
 def help_text(argv: list[str]) -> str:
     """The help of `mpt doctor`."""
+    from mpt.commands.help import groups
+
     return f"{USAGE}\n{groups(argv)}"

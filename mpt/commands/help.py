@@ -1,8 +1,6 @@
 """Help read from the configuration files by name, without Hydra: it must answer at once."""
 
-from pathlib import Path
-
-from mpt.config import configs_dir, default_choices, recipes_dir
+from mpt import choices
 
 USAGE = """\
 usage: mpt train [OVERRIDE ...] [FLAG ...]
@@ -46,32 +44,15 @@ def groups(argv: list[str]) -> str:
     Args:
         argv: the command line, which may add folders by --config-dir.
     """
-    folders = [*_config_dirs(argv), configs_dir()]
-    defaults = default_choices()
+    folders = choices.config_dirs(argv)
     lines = ["groups (GROUP=CHOICE; * is the default):"]
-    for group in defaults:
-        names = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
-        marked = [f"{name}*" if name == defaults[group] else name for name in sorted(names)]
+    for group, default in choices.groups().items():
+        names = choices.choices(group, folders)
+        marked = [f"{name}*" if name == default else name for name in names]
         lines.append(f"  {group:<11}{' '.join(marked)}")
     lines += ["", "recipes (recipe=NAME):"]
-    recipes = sorted(recipes_dir().glob("*.yaml"))
-    recipes += [file for folder in folders for file in (folder / "recipe").glob("*.yaml")]
-    width = max((len(file.stem) for file in recipes), default=0) + 2
-    lines += [f"  {file.stem:<{width}}{_headline(file)}" for file in recipes]
+    recipes = choices.recipes(folders)
+    width = max(map(len, recipes), default=0) + 2
+    lines += [f"  {name:<{width}}{choices.headline(file)}" for name, file in recipes.items()]
     lines += ["", "every key:  mpt train --cfg job"]
     return "\n".join(lines)
-
-
-def _config_dirs(argv: list[str]) -> list[Path]:
-    found = []
-    for index, word in enumerate(argv):
-        flag, equals, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            found.append(Path(value if equals else "".join(argv[index + 1 : index + 2])))
-    return found
-
-
-def _headline(file: Path) -> str:
-    """The first line of a file's head comment."""
-    with file.open() as lines:
-        return next(lines, "").lstrip("# ").strip()

@@ -128,7 +128,6 @@ def test_tensorfloat_is_measured_where_there_is_any(capability, expected):
 @pytest.mark.parametrize(
     ("words", "where", "says"),
     [
-        ("doctor", "command line", "data"),
         ("doctor --peaks runs", "command line", "runs"),
         ("doctor dta", "command line", "did you mean 'data'"),
         ("doctor data dataset=digts", "dataset", "did you mean 'digits'"),

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import tensorflow as tf
 
@@ -88,7 +86,7 @@ def test_host_memory_grows_with_what_is_held():
 
 
 def test_host_memory_without_proc(monkeypatch):
-    monkeypatch.setattr(device, "_read", lambda path: "")
+    monkeypatch.setattr(device, "read_text", lambda path: "")
     current, peak = device.host_rss()
     assert 2**20 < current <= peak
 
@@ -104,37 +102,7 @@ def test_host_memory_without_proc(monkeypatch):
 )
 def test_units_are_read_from_cpuinfo(monkeypatch, flags, bfloat16, float16):
     text = f"processor : 0\nmodel name\t: Some CPU @ 2GHz\nflags\t\t: {flags}\n"
-    monkeypatch.setattr(device, "_read", lambda path: text)
+    monkeypatch.setattr(device, "read_text", lambda path: text)
     found = device.prepare(**{**SETTINGS, "accelerator": "cpu"})
     assert found.name == "Some CPU @ 2GHz"
     assert (found.bfloat16_units, found.float16_units) == (bfloat16, float16)
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "teraflops"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5),
-        ("NVIDIA H100 80GB HBM3", "tf32", 494.5),
-        ("NVIDIA H100 PCIe", "float16", 756),
-        ("NVIDIA H200", "float32", 67),
-        ("NVIDIA A100-SXM4-40GB", "float32", 19.5),
-        ("NVIDIA A100-SXM4-40GB", "bfloat16", 312),
-        ("NVIDIA A10", "float16", 125),
-        ("NVIDIA A10G", "float16", None),
-        ("NVIDIA L4", "bfloat16", 121),
-        ("NVIDIA L40S", "bfloat16", 362),
-        ("Tesla T4", "float16", 65),
-        ("Tesla T4", "bfloat16", None),
-        ("Tesla V100-SXM2-16GB", "float16", 125),
-        ("Tesla V100-SXM2-16GB", "tf32", None),
-        ("Some Card", "float32", None),
-        ("NVIDIA A100-SXM4-40GB", "float8", None),
-    ],
-)
-def test_datasheet_peaks(name, dtype, teraflops):
-    expected = None if teraflops is None else teraflops * 1e12
-    assert device.datasheet_peak(replace(H100, name=name), dtype) == expected
-
-
-def test_a_cpu_has_no_datasheet_peak():
-    assert device.datasheet_peak(replace(H100, kind="cpu"), "float32") is None

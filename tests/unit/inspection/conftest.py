@@ -13,7 +13,7 @@ from mpt.device import Device
 from mpt.inspection.flops import Flops
 from mpt.inspection.subject import Subject, trace
 from mpt.loss_scale import LossScaleOptimizer
-from mpt.precision import Choice
+from mpt.policy_choice import Choice
 from mpt.preparation import Prepared
 from mpt.schema import (
     DeviceConfig,

@@ -4,7 +4,7 @@ import pytest
 
 from mpt.device import Device
 from mpt.errors import ConfigurationError
-from mpt.precision.choice import choose
+from mpt.policy_choice import choose
 from mpt.schema import POLICIES
 
 CPU = Device("cpu", "Some CPU", 1, None, None, False, False, 2**34)

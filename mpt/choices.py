@@ -1,0 +1,54 @@
+"""Groups of the configuration, their choices, and recipes, read from the files by name.
+
+No Hydra, which takes a fifth of a second to say the same: help and completion must answer at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpt.config import configs_dir, default_choices, recipes_dir
+
+
+def config_dirs(words: Sequence[str]) -> list[Path]:
+    """Folders that --config-dir on a command line adds."""
+    found = []
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            found.append(Path(value if equals else "".join(words[index + 1 : index + 2])))
+    return found
+
+
+def choices(group: str, folders: Sequence[Path] = ()) -> dict[str, Path]:
+    """The choices of a group and the file of each, sorted by name.
+
+    Args:
+        group: such as "model".
+        folders: of the user's own, which come first.
+    """
+    files: dict[str, Path] = {}
+    for folder in (*folders, configs_dir()):
+        for file in (folder / group).glob("*.yaml"):
+            files.setdefault(file.stem, file)
+    return dict(sorted(files.items()))
+
+
+def recipes(folders: Sequence[Path] = ()) -> dict[str, Path]:
+    """Recipes and the file of each, ours first."""
+    ours = {file.stem: file for file in sorted(recipes_dir().glob("*.yaml"))}
+    return {**ours, **{k: v for k, v in choices("recipe", folders).items() if k not in ours}}
+
+
+def groups() -> dict[str, str]:
+    """Each group with its default choice."""
+    return default_choices()
+
+
+def headline(file: Path) -> str:
+    """The first line of a file's head comment; empty where it has none."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            first = next(lines, "")
+    except OSError:
+        return ""
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
