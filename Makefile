@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help train test test-all lint format bench soak torture clean
+.PHONY: help train test test-all test-gpu lint format hooks docs pictures dist bench soak torture clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -14,17 +14,32 @@ train: $(VENV)/.installed ## Train; ARGS="precision=mixed_float16" passes overri
 test: $(VENV)/.installed-test ## Run the tests, without the slow ones
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
-test-all: $(VENV)/.installed-test ## Run all tests that this machine can
-	$(PYTEST) $(ARGS)
+test-all: $(VENV)/.installed-test ## Run all tests that this machine can, and hold coverage against its floor
+	$(BIN)/coverage erase
+	$(MAKE) test ARGS="--cov --cov-append --cov-report= --cov-fail-under=0 $(ARGS)"
+	$(PYTEST) -m "slow or gpu" --cov --cov-append --cov-report= --cov-fail-under=0 $(ARGS)
+	$(BIN)/coverage report
+
+test-gpu: $(VENV)/.installed-test ## Run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 torture: $(VENV)/.installed-test ## Kill training KILLS times (100) and resume it; SEED= repeats the moments
 	MPT_KILLS=$(or $(KILLS),100) MPT_KILL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/integration/test_killed_runs.py $(ARGS)
 
-lint: $(VENV)/.installed-lint ## Check style, types and the direction of imports
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+lint: $(VENV)/.installed-lint ## Check style, spelling, types and the direction of imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/mypy && $(BIN)/lint-imports
 
 format: $(VENV)/.installed-lint ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+hooks: $(VENV)/.installed-lint ## Have git run the checks before each commit
+	$(BIN)/pre-commit install
+
+docs: $(VENV)/.installed-docs ## Build the documentation into build/site, and refuse broken links
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+dist: $(VENV)/.installed-test ## Build the wheel and the source distribution into dist/
+	$(BIN)/python -m hatchling build -d dist
 
 bench: $(VENV)/.installed ## Measure against bare Keras and PyTorch, write docs/performance.md (2 h)
 	$(BIN)/python -m bench $(ARGS)

@@ -99,62 +99,31 @@ def prepare(
     Raises:
         ConfigurationError: the configuration or the input cannot be used.
     """
-    size = config.batch_size if batch_size is None else batch_size
-    if not isinstance(size, int):
-        raise ConfigurationError(
-            f"batch_size={size} is found by a search, and here there is none.",
-            where="batch_size",
-            remedy="give a number; a finished run's report.json has training.batch_size",
-        )
+    size = _batch_size(config, batch_size)
     device = prepare_device(config)
     if cpu_limit_mb is not None and device.kind == "cpu" and config.device.memory_limit_mb is None:
         devices.limit_process(cpu_limit_mb)
     strategy = _strategy(config, device, team)
     replicas.check_batch(size, strategy)
-    keras.utils.set_random_seed(config.seed)
-    # Else it is made from the clock when it is first asked for, or under determinism not at all.
-    tf.random.set_global_generator(tf.random.Generator.from_seed(config.seed))
-    asked = config.precision.policy
-    choice = choose(policy if policy and asked == "auto" else asked, device, config.precision.tf32)
-    devices.set_tf32(choice.tf32)
-    data = instantiate.call(
-        config.dataset,
-        where="dataset",
-        allow=allow,
-        batch_size=size,
-        seed=config.seed,
-    )
-    data = class_weights.weighted(data, config.class_weight)
+    _seed(config.seed)
+    choice = _choice(config, device, policy)
+    data = _data(config, size, allow)
     total_steps = config.trainer.steps or (config.trainer.epochs or 0) * data.steps_per_epoch
     with strategy.scope():
         model, loading = _model(config, choice, data, allow, trained=trained)
         optimizer, warnings = _optimizer(config, model, choice, total_steps, allow)
         _compile(config, model, optimizer, data, allow)
-        batch = first_batch(data)
-        objective.check_shapes(model, data)
-        precision.verify(model, batch)
-        if type(model).call is not keras.Model.call:  # else it has its own train_step alone
-            _build(model, batch)
+        _try(model, data)
         blocks = rematerialization.blocks(model, config.trainer.rematerialize)
         optimizer.build(model.trainable_variables)
         optimizer.histograms = _histograms(config, model)
     return Prepared(
-        config,
-        device,
-        strategy,
-        choice,
-        data,
-        model,
-        optimizer,
-        size,
-        keras.DTypePolicy(choice.policy).compute_dtype,
-        precision.table(model),
-        total_steps,
+        *(config, device, strategy, choice, data, model, optimizer, size),
+        compute_dtype=keras.DTypePolicy(choice.policy).compute_dtype,
+        table=precision.table(model),
+        total_steps=total_steps,
         best=_best(config, model, data),
-        callbacks=[
-            instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
-            for i, node in enumerate(config.trainer.callbacks)
-        ],
+        callbacks=_callbacks(config, allow),
         warnings=[*choice.warnings, *precision.notes(model), *loading, *warnings, *data.warnings],
         blocks=blocks,
         team=team,
@@ -170,6 +139,58 @@ def prepare_device(config: TrainConfig) -> Device:
     """
     own = {k: v for k, v in asdict(config.device).items() if k not in NOT_SET_UP}
     return devices.prepare(**own)
+
+
+def _batch_size(config: TrainConfig, found: int | None) -> int:
+    """The batch size of the configuration, or the one that its search has found."""
+    size = config.batch_size if found is None else found
+    if not isinstance(size, int):
+        raise ConfigurationError(
+            f"batch_size={size} is found by a search, and here there is none.",
+            where="batch_size",
+            remedy="give a number; a finished run's report.json has training.batch_size",
+        )
+    return size
+
+
+def _seed(seed: int) -> None:
+    """Seed Python, NumPy, TensorFlow and Keras."""
+    keras.utils.set_random_seed(seed)
+    # Else it is made from the clock when it is first asked for, or under determinism not at all.
+    tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
+
+
+def _choice(config: TrainConfig, device: Device, before: str | None) -> Choice:
+    """The policy, which for auto is the one `before`, if there is one; TF32 is set as it says."""
+    asked = config.precision.policy
+    policy = before if before and asked == "auto" else asked
+    choice = choose(policy, device, config.precision.tf32)
+    devices.set_tf32(choice.tf32)
+    return choice
+
+
+def _data(config: TrainConfig, batch_size: int, allow: tuple[str, ...]) -> Data:
+    """The dataset, its classes weighted."""
+    data = instantiate.call(
+        config.dataset, where="dataset", allow=allow, batch_size=batch_size, seed=config.seed
+    )
+    return class_weights.weighted(data, config.class_weight)
+
+
+def _try(model: keras.Model, data: Data) -> None:
+    """Put one batch through the model, and hold shapes and dtypes against what they should be."""
+    batch = first_batch(data)
+    objective.check_shapes(model, data)
+    precision.verify(model, batch)
+    if type(model).call is not keras.Model.call:  # else it has its own train_step alone
+        _build(model, batch)
+
+
+def _callbacks(config: TrainConfig, allow: tuple[str, ...]) -> list[keras.callbacks.Callback]:
+    return [
+        instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
+        for i, node in enumerate(config.trainer.callbacks)
+    ]
 
 
 def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.Strategy:

@@ -1,43 +1,27 @@
 """Whether there is a run in a folder that can go on, and whether it is this one.
 
-A run goes on where its folder holds its configuration and it did not come to its end. What shapes
-the result must be as it was: only `FREE` may change. Nothing here imports TensorFlow.
+A run goes on where its folder holds its configuration and it did not come to its end. Nothing here
+imports TensorFlow.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mpt import yaml_files
+from mpt import run_configuration
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
-from mpt.run_folder import HYDRA, METRICS, MODEL, REPORT, RunFolder, read_metrics
+from mpt.run_configuration import FURTHER, allowed_differences, is_one_of, limits
+from mpt.run_folder import METRICS, MODEL, REPORT, RunFolder, read_metrics
 from mpt.schema import LAYER_POLICIES, TrainConfig
 from mpt.state_fields import Fields, whole
 
-# What a run may go on with another value of; a whole group by its name.
-FREE = (
-    *("name", "run_dir", "resume", "recipe", "published", "init_from"),
-    *("trainer.steps", "trainer.epochs", "trainer.stop", "trainer.early_stopping"),
-    *("trainer.on_divergence", "trainer.max_rollbacks"),
-    *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep"),
-    *("trainer.keep_best", "trainer.smoke_checks", "dataset.stall_seconds", "telemetry.peak"),
-    *("device.memory_growth", "device.memory_limit_mb", "device.accelerator"),
-    "device.tuning_cache",
-)
-# Of those, what a run that came to its end can go on with after all.
-FURTHER = (
-    *("trainer.steps", "trainer.epochs", "trainer.stop", "trainer.early_stopping"),
-    *("trainer.on_divergence", "trainer.max_rollbacks"),
-)
 ENDED = {"completed": 0, "stopped_early": 0, "diverged": 3}
 LONGEST_REPORT = 2**26
-_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -121,7 +105,7 @@ class FolderState:
     ):
         self._folder = folder
         self._resumed = resumed if resumed is not None and resumed.found is not None else None
-        self._limits = _limits(config)
+        self._limits = limits(config)
         self._composed = composed
         self._begun = begun
 
@@ -157,18 +141,18 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
     Raises:
         ConfigurationError: the run there is another one, or nothing of it can be used.
     """
-    different = _allowed_differences(run_dir, config)
+    different = allowed_differences(run_dir, config)
     if different is None:
         return None
     end = _end(run_dir)
-    if end is not None and not any(_is_one_of(key, FURTHER) for key in different):
+    if end is not None and not any(is_one_of(key, FURTHER) for key in different):
         return end
     bad = end is not None and end.exit_code != 0
     try:
         found = _checkpoint(run_dir, healthy=bad)
     except ConfigurationError:
         # The rule that stopped it may have been wrong, and the run as good as ever.
-        if not bad or not any(_is_one_of(key, ("trainer.stop",)) for key in different):
+        if not bad or not any(is_one_of(key, ("trainer.stop",)) for key in different):
             raise
         found = _checkpoint(run_dir, healthy=False)
     if found.found is not None:
@@ -182,28 +166,10 @@ def ended(run_dir: Path, config: TrainConfig) -> Ended | None:
     Raises:
         ConfigurationError: the run there is another one.
     """
-    different = _allowed_differences(run_dir, config)
-    if different is None or any(_is_one_of(key, FURTHER) for key in different):
+    different = allowed_differences(run_dir, config)
+    if different is None or any(is_one_of(key, FURTHER) for key in different):
         return None
     return _end(run_dir)
-
-
-def _allowed_differences(run_dir: Path, config: TrainConfig) -> list[str] | None:
-    """Keys with another value than the run in `run_dir` had; None where there is no run."""
-    earlier = _configuration(run_dir)
-    if earlier is None:
-        return None
-    different = _different(earlier, asdict(config))
-    changed = [key for key in different if not _is_one_of(key, FREE)]
-    if changed:
-        raise ConfigurationError(
-            f"The run in this folder has another configuration: {', '.join(changed[:5])}"
-            + (", ..." if len(changed) > 5 else ""),
-            where=f"run_dir={run_dir}",
-            remedy="give it the same configuration, or name another folder; a new run can start "
-            "from its weights by init_from",
-        )
-    return different
 
 
 def batch_size(run_dir: Path) -> int | None:
@@ -216,94 +182,13 @@ def batch_size(run_dir: Path) -> int | None:
     return resumption.run.get("batch_size")
 
 
-def configuration(run_dir: Path) -> dict[str, Any]:
-    """The configuration of the run in `run_dir`: the keys of `TrainConfig`, resolved.
-
-    Raises:
-        ConfigurationError: there is no run.
-    """
-    found = _configuration(run_dir)
-    if found is None:
-        raise ConfigurationError(
-            "There is nothing to resume in this folder: no .hydra/config.yaml, as a run has, and "
-            "no sweep.json.",
-            where=f"resume={run_dir}",
-            remedy="name the folder that the run's last line gave, runs/DATE/TIME_MODEL_PRECISION",
-        )
-    return found
-
-
-def overrides(run_dir: Path) -> list[str]:
-    """What the run in `run_dir` was asked for; empty where that cannot be read."""
-    try:
-        found = yaml_files.plain(run_dir / HYDRA / "overrides.yaml")
-    except ConfigurationError:
-        return []
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
-
-
-def _configuration(run_dir: Path) -> dict[str, Any] | None:
-    from omegaconf import OmegaConf
-
-    file = run_dir / HYDRA / "config.yaml"
-    try:
-        os.stat(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError:
-        pass  # what reads it says why it cannot be read
-    # It was resolved when it was written: whatever it holds now is a text.
-    written = yaml_files.literal(yaml_files.plain(file))
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), written)
-        config: Any = OmegaConf.to_object(merged)
-        return asdict(config)
-    except Exception as error:  # OmegaConf's
-        said = str(error).partition("\n")[0] or type(error).__name__
-        raise ConfigurationError(
-            f"The run's configuration cannot be read: {said}.", where=str(file)
-        ) from error
-
-
-def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys, dotted, whose values differ."""
-    flat_before, flat_now = dict(flat(before)), dict(flat(now))
-    return sorted(
-        key
-        for key in {*flat_before, *flat_now}
-        if not _is_same(flat_before.get(key, _ABSENT), flat_now.get(key, _ABSENT))
-    )
-
-
-def _is_same(before: Any, now: Any) -> bool:
-    return before == now or repr(before) == repr(now)  # NaN is not equal to itself
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _limits(config: TrainConfig) -> dict[str, Any]:
-    """What says how far a run goes: `FURTHER` and its values."""
-    return {key: value for key, value in flat(asdict(config)) if _is_one_of(key, FURTHER)}
-
-
 def _go_further(state: dict[str, Any], config: TrainConfig) -> None:
     """Where a run stopped early in a checkpoint, and its limits are others now, it goes on."""
     training, folder = state.get("training"), state.get("folder")
     if not isinstance(training, dict) or not isinstance(folder, dict):
         return
-    if folder.get("limits") != _limits(config):
+    if folder.get("limits") != limits(config):
         training["stopped"] = None
-
-
-def _is_one_of(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _end(run_dir: Path) -> Ended | None:
@@ -395,7 +280,7 @@ def _refuse_lost(run_dir: Path) -> None:
 
 def _beyond_a_checkpoint(run_dir: Path) -> int | None:
     """The last step in metrics.jsonl, where one was to be written before; else None."""
-    earlier = _configuration(run_dir) or {}
+    earlier = run_configuration.find(run_dir) or {}
     every = earlier["trainer"]["checkpoint_every"] if earlier else None
     try:
         steps = [row.get("step") for row in read_metrics(run_dir)]

@@ -15,21 +15,21 @@ event files whole pieces are appended, so at most the last one is partial after 
 """
 
 import errno
-import fcntl
 import json
 import os
 import stat
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from mpt.append_file import AppendFile, Removed, open_to_append
+from mpt import folder_lock
+from mpt.append_file import AppendFile, Removed
 from mpt.errors import ConfigurationError
 from mpt.report import decode, encode, open_regular, read_regular
 from mpt.whole_file import PARTIAL, replacing
@@ -38,8 +38,6 @@ REPORT = "report.json"
 METRICS = "metrics.jsonl"
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
-LOCK = ".lock"
-MOST_LOCKS = 100  # tries; some file systems never say that a path is the file just opened there
 HYDRA = ".hydra"
 MODEL = "model.keras"
 OWN = (REPORT, METRICS, MODEL, "precision.json")  # of a run, and not to be written over
@@ -108,7 +106,7 @@ class RunFolder:
         opened = cls(Path(os.path.abspath(path)))
         _refuse_links(opened.path)
         try:
-            opened._lock = _locked(opened.path)
+            opened._lock = folder_lock.locked(opened.path)
             with tempfile.TemporaryFile(dir=opened.path, buffering=0) as file:
                 if file.write(bytes(ROOM)) < ROOM:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -225,10 +223,7 @@ class RunFolder:
             file.close()
         self._growing.clear()
         if self._lock is not None:
-            if _is_at(self._lock, self.path / LOCK):  # not another run's
-                with suppress(OSError):  # what is left of it is no lock
-                    (self.path / LOCK).unlink()
-            self._lock.close()
+            folder_lock.release(self._lock, self.path)
             self._lock = None
 
     def _leave_in_child(self) -> None:
@@ -351,40 +346,6 @@ def _refuse_links(folder: Path) -> None:
                 where=f"run_dir={folder}",
                 remedy="take the link or the device away, or name another folder",
             )
-
-
-def _locked(folder: Path) -> IO[bytes]:
-    """The lock of the folder, which ends with this process, however that ends.
-
-    Raises:
-        ConfigurationError: another process holds it.
-        OSError: there is no folder, or it cannot be written.
-    """
-    for left in reversed(range(MOST_LOCKS)):
-        file = open_to_append(folder / LOCK, follow=False)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise ConfigurationError(
-                "Another process is training in this folder.",
-                where=f"run_dir={folder}",
-                remedy="wait for its end, or name another folder",
-            ) from None
-        except OSError:
-            return file  # a file system without locks
-        if _is_at(file, folder / LOCK) or not left:
-            break
-        file.close()  # its holder has just ended, and removed it
-    return file
-
-
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether the open `file` is what lies at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except OSError:
-        return False
 
 
 def _whole_rows(path: Path) -> int:

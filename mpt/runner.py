@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -19,10 +19,11 @@ from mpt.console import OF_A_MEMBER, Console
 from mpt.data import Data, feeding
 from mpt.data.errors import input_error
 from mpt.errors import ConfigurationError
-from mpt.execution import make_execution
+from mpt.execution import Execution, make_execution
 from mpt.interrupts import Interrupts
 from mpt.leaving import tidied
 from mpt.preparation import Prepared, prepare
+from mpt.report import RunReport
 from mpt.reporting import Clock
 from mpt.resuming import Ended, Resumption
 from mpt.run_folder import RunFolder, is_run, writing
@@ -35,6 +36,45 @@ from mpt.workers import Team
 
 IN_LOCK_STEP = ("completed", "stopped_early", "diverged")
 """Ends to which all members of a team come after the same step."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for: `run`'s arguments, `run_dir` absolute."""
+
+    config: TrainConfig
+    run_dir: Path
+    command: list[str]
+    allow: tuple[str, ...]
+    composed: dict[str, str]
+    steps: int | None
+    batch_size: int | None
+    batch_size_reason: str | None
+    cpu_limit_mb: int | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        run_dir: of the chief's run.
+        folder: of a run that goes on, locked; None: it is yet to be made.
+        resumed: what goes on in it, or came to its end there; None: the run is a new one.
+    """
+
+    run_dir: Path
+    folder: RunFolder | None
+    resumed: Ended | Resumption | None
+
+
+@dataclass(frozen=True)
+class Built:
+    """The parts of a run, before anything of it is written."""
+
+    prepared: Prepared
+    execution: Execution
+    result: RunReport
 
 
 def run(
@@ -69,76 +109,105 @@ def run(
     Raises:
         ConfigurationError: the configuration or the input cannot be used; nothing was written.
     """
-    run_dir = Path(os.path.abspath(run_dir))
+    asked = Asked(
+        *(config, Path(os.path.abspath(run_dir)), command, allow, composed),
+        *(steps, batch_size, batch_size_reason, cpu_limit_mb),
+    )
     clock = Clock(psutil.Process().create_time())
-    whole = steps is None
     with Presence() as presence, ExitStack() as stack:
         team = stack.enter_context(joined(config))
         console = Console(verbosity if team.is_chief else OF_A_MEMBER)
         stack.enter_context(tidied(console.stop))
-        folder, resumed = None, None
-        if whole and team.is_chief:
-            folder, resumed = _reopened(run_dir, config, stack)
-        if team.size > 1:
-            run_dir, resumed = _agreed(team, run_dir, resumed, config)
-        if isinstance(resumed, Ended):
-            console.nothing_left(resumed.message, run_dir)
+        start = _where_it_starts(asked, team, stack)
+        if isinstance(start.resumed, Ended):
+            console.nothing_left(start.resumed.message, start.run_dir)
             team.part()
-            return resumed.exit_code
-        chosen = resumed.run if resumed is not None else {}
+            return start.resumed.exit_code
         try:
-            prepared = prepare(
-                config,
-                allow,
-                team=team,
-                batch_size=chosen.get("batch_size", batch_size),
-                cpu_limit_mb=cpu_limit_mb,
-                policy=chosen.get("policy"),
-                trained=bool(chosen),
-            )
-            _compare(prepared)
-            prepared.data = _fed(prepared)
-            result = reporting.begin(prepared, run_dir, command, clock)
-            if batch_size_reason is not None:
-                result.execution.choice_reasons["batch_size"] = batch_size_reason
-            if resumed is not None:
-                resumed.check(prepared.data.fingerprint, prepared.total_steps)
-                result.warnings += resumed.warnings
-            console.header(result, total_steps=prepared.total_steps)
-            execution = make_execution(prepared, chosen.get("jit"))
+            built = _built(asked, start, team, console, clock)
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             console.error(ending.out_of_memory(batch_size or config.batch_size, error))
             team.leave("out of memory")
             return errors.OUT_OF_MEMORY
-        if steps is not None:
-            prepared = _beginning(prepared, steps)
-        # From here on a signal ends training, and what comes after it is brought to its end.
-        halt = [execution.loop.halt] if team.size == 1 else []  # members end after the same step
-        interrupted = stack.enter_context(Interrupts(*halt))
-        if folder is None:
-            folder = stack.enter_context(_new_folder(run_dir, team, stack))
-        with writing(folder.path):
-            new = resumed is None or not team.is_chief or resumed.begin_anew(folder)
-            if new:  # first: it makes of the folder a run's, to be begun anew after a kill
-                folder.write_hydra(**composed)
-            board = stack.enter_context(opened_board(prepared, result, folder, composed, new=new))
-            session = Session(
-                *(prepared, execution, result, folder, board, console, clock, composed, resumed),
-                interrupted=interrupted,
-                whole=whole,
-                run_dir=run_dir,
-            )
-            folder.tell = session.tell
-            if new:  # else nothing is written before the checkpoint is known to fit
-                console.attach(folder.log)
-                folder.write_json("precision.json", report.encode(result.precision))
+        session = _opened(asked, start, built, console, clock, stack)
         with ending.failures_reported(session):
             _train(session, presence)
-            if whole and team.is_chief:
+            if session.whole and team.is_chief:
                 ending.save_model(session)
         ending.conclude(session, presence)
         _leave(session)
-    return result.exit_code
+    return session.result.exit_code
+
+
+def _where_it_starts(asked: Asked, team: Team, stack: ExitStack) -> Start:
+    """The run's folder, where there is one, and what is to go on in it, as all members find it."""
+    folder, resumed, run_dir = None, None, asked.run_dir
+    if asked.steps is None and team.is_chief:
+        folder, resumed = _reopened(run_dir, asked.config, stack)
+    if team.size > 1:
+        run_dir, resumed = _agreed(team, run_dir, resumed, asked.config)
+    return Start(run_dir, folder, resumed)
+
+
+def _built(asked: Asked, start: Start, team: Team, console: Console, clock: Clock) -> Built:
+    """The parts of the run, tried by a batch and compared with the other members'."""
+    resumed = start.resumed if isinstance(start.resumed, Resumption) else None
+    chosen = resumed.run if resumed is not None else {}
+    prepared = prepare(
+        asked.config,
+        asked.allow,
+        team=team,
+        batch_size=chosen.get("batch_size", asked.batch_size),
+        cpu_limit_mb=asked.cpu_limit_mb,
+        policy=chosen.get("policy"),
+        trained=bool(chosen),
+    )
+    _compare(prepared)
+    prepared.data = _fed(prepared)
+    result = reporting.begin(prepared, start.run_dir, asked.command, clock)
+    if asked.batch_size_reason is not None:
+        result.execution.choice_reasons["batch_size"] = asked.batch_size_reason
+    if resumed is not None:
+        resumed.check(prepared.data.fingerprint, prepared.total_steps)
+        result.warnings += resumed.warnings
+    console.header(result, total_steps=prepared.total_steps)
+    execution = make_execution(prepared, chosen.get("jit"))
+    if asked.steps is not None:
+        prepared = _beginning(prepared, asked.steps)
+    return Built(prepared, execution, result)
+
+
+def _opened(
+    asked: Asked, start: Start, built: Built, console: Console, clock: Clock, stack: ExitStack
+) -> Session:
+    """The session in the run's folder, which is written to from here on.
+
+    From here on a signal ends training, and what comes after it is brought to its end.
+    """
+    prepared, team, composed = built.prepared, built.prepared.team, asked.composed
+    halt = [built.execution.loop.halt] if team.size == 1 else []  # members end after the same step
+    interrupted = stack.enter_context(Interrupts(*halt))
+    folder, resumed = start.folder, start.resumed
+    assert not isinstance(resumed, Ended)
+    if folder is None:
+        folder = stack.enter_context(_new_folder(start.run_dir, team, stack))
+    with writing(folder.path):
+        new = resumed is None or not team.is_chief or resumed.begin_anew(folder)
+        if new:  # first: it makes of the folder a run's, to be begun anew after a kill
+            folder.write_hydra(**composed)
+        board = opened_board(prepared, built.result, folder, composed, new=new)
+        session = Session(
+            *(prepared, built.execution, built.result, folder, stack.enter_context(board)),
+            *(console, clock, composed, resumed),
+            interrupted=interrupted,
+            whole=asked.steps is None,
+            run_dir=start.run_dir,
+        )
+        folder.tell = session.tell
+        if new:  # else nothing is written before the checkpoint is known to fit
+            console.attach(folder.log)
+            folder.write_json("precision.json", report.encode(built.result.precision))
+    return session
 
 
 def _leave(session: Session) -> None:

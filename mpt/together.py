@@ -11,7 +11,7 @@ from mpt import errors
 from mpt.errors import ConfigurationError
 from mpt.leaving import leave_at_once
 from mpt.printable import printable
-from mpt.resuming import flat
+from mpt.run_configuration import flat
 from mpt.schema import TrainConfig
 from mpt.workers import ALONE, Team, WorkerLost, assemble, from_environment
 from mpt.workers.channel import SILENT_SECONDS

@@ -3,34 +3,27 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from mpt import checkpointing, replicas
 from mpt.agreement import Agreement
 from mpt.callback_state import Callbacks
-from mpt.checkpoint import Found
 from mpt.checkpointing import Checkpointing, Part
-from mpt.hooks import callback_list, wants_batches
+from mpt.hooks import Hooks
 from mpt.loop import EvaluationLoop, TrainLoop, metric_values
-from mpt.progress import Outcome, Schedule, Values, kept_rollback, kept_rows
+from mpt.progress import Outcome, Schedule, Standing, Values
 from mpt.resumable import RandomNumbers, Variables
-from mpt.state_fields import Fields, number
+from mpt.rollback import last_good
 from mpt.stopping import Best, Cause, DivergenceRules, Reason
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
-from mpt.telemetry.window import Window
+from mpt.telemetry.window import OpenWindow, Window
 from mpt.tuning import StepsPerExecution
 from mpt.workers import ALONE, Team
 
-STATE = (  # what a checkpoint has of a training
-    *("step", "left_out", "drained_at", "pending", "window_seconds", "final", "seconds"),
-    *("rollbacks", "stopped", "edge_due"),
-)
-EARLY = ("early_stopping", "callback")  # rules by which a run stops early, and not diverged
 # What an edge changes before it evaluates.
 CHANGED = ("callbacks", "rules", "loss_scale", "throughput", "watch", "training")
 
@@ -83,9 +76,7 @@ class Training:
     after_first: Callable[[], None] | None = None
     callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
-    _drained_at: int = 0
-    _pending: list[dict[str, np.ndarray]] = field(default_factory=list)
-    _window_seconds: float = 0.0
+    _window: OpenWindow = field(default_factory=OpenWindow)
     _step_seconds: float = 0.0
     _beside_seconds: float = 0.0
     _finalized: bool = False
@@ -104,11 +95,11 @@ class Training:
         Raises:
             DoesNotFit: that state is not one of this run; nothing was trained.
         """
-        hooks = callback_list(self.callbacks, self.model, self.schedule)
+        hooks = Hooks(self.callbacks, self.model, self.schedule)
         self._variables = Variables(self.model, self.team)
         self._all_parts: dict[str, Part] = {  # those that write to the run's folder come last
             "variables": self._variables,
-            "callbacks": Callbacks(hooks.callbacks),
+            "callbacks": Callbacks(hooks.all),
             "random": RandomNumbers(),
             "rules": self.rules,
             "best": self.best,
@@ -118,7 +109,7 @@ class Training:
             "training": self,
             **self.parts,
         }
-        hooks.on_train_begin()
+        hooks.begin_training()
         if resumed is not None:
             self._go_on_from(resumed)
         elif self.max_rollbacks:
@@ -139,7 +130,7 @@ class Training:
                 break
         self._finalize()
         replicas.average_statistics(self.model, self.team)
-        hooks.on_train_end()
+        hooks.end_training()
         return self.outcome
 
     def _has_more(self) -> bool:
@@ -157,18 +148,11 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Where training stands, and what it has measured since the last logged step."""
         self._collect()
-        return {
-            "step": self.outcome.steps,
-            "left_out": self._left_out,
-            "drained_at": self._drained_at,
-            "pending": self._rows(),
-            "window_seconds": self._window_seconds,
-            "final": dict(self.outcome.final),
-            "seconds": dict(self.outcome.seconds),
-            "rollbacks": list(self.outcome.rollbacks),
-            "stopped": asdict(self._stopped) if self._stopped else None,
-            "edge_due": self._edge_due,
-        }
+        window, outcome = self._window, self.outcome
+        return Standing(
+            *(outcome.steps, self._left_out, window.since, window.rows, window.seconds),
+            *(outcome.final, outcome.seconds, outcome.rollbacks, self._stopped, self._edge_due),
+        ).state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where `state` says. The data's place is `batches_from`'s to take.
@@ -176,23 +160,12 @@ class Training:
         Raises:
             ValueError: it is no such state. Nothing has changed then.
         """
-        kept = Fields(state, *STATE)
-        step, left_out, drained_at = (kept.whole(n) for n in ("step", "left_out", "drained_at"))
-        if drained_at > step:
-            raise ValueError(f"the last logged step is {drained_at}, the present one {step}")
-        pending = kept_rows(kept.mapping("pending"), self.loop.columns)
-        final = {tag: number(value, tag) for tag, value in kept.mapping("final").items()}
-        spent = Fields(kept.part("seconds"), *self.outcome.seconds)
-        seconds = {name: spent.seconds(name) for name in self.outcome.seconds}
-        rollbacks = [kept_rollback(each) for each in kept.items("rollbacks")]
-        stopped = None if kept.is_none("stopped") else Reason.kept(kept.part("stopped"))
-        window_seconds, edge_due = kept.seconds("window_seconds"), kept.flag("edge_due")
-        outcome = self.outcome
-        outcome.steps, outcome.final, outcome.seconds = step, final, seconds
-        outcome.rollbacks = rollbacks
-        self._left_out, self._drained_at = left_out, drained_at
-        self._pending, self._window_seconds = [pending] if pending else [], window_seconds
-        self._stopped, self._edge_due, self._finalized = stopped, edge_due, False
+        kept, outcome = Standing.kept(state, self.loop.columns), self.outcome
+        outcome.steps, outcome.final, outcome.seconds = kept.step, kept.final, kept.seconds
+        outcome.rollbacks = kept.rollbacks
+        self._left_out = kept.left_out
+        self._window = OpenWindow(kept.drained_at, kept.pending, kept.window_seconds)
+        self._stopped, self._edge_due, self._finalized = kept.stopped, kept.edge_due, False
 
     def _go_on_from(self, state: dict[str, Any]) -> None:
         checkpointing.restore(self._all_parts, state)
@@ -209,19 +182,18 @@ class Training:
         if self.checkpoints is None or self._saved_at == self.outcome.steps:
             return
         self._collect()
-        start = time.perf_counter()
-        healthy = self.rules.healthy(self._rows())
-        self.checkpoints.save(self.outcome.steps, self._all_parts, healthy=healthy, best=best)
-        self._saved_at = self.outcome.steps
-        self.outcome.seconds["save"] += time.perf_counter() - start
+        with self.outcome.timed("save"):
+            healthy = self.rules.healthy(self._window.rows)
+            self.checkpoints.save(self.outcome.steps, self._all_parts, healthy=healthy, best=best)
+            self._saved_at = self.outcome.steps
 
     def _roll_back(self, reason: Reason) -> bool:
         """Go back to the last good checkpoint and leave out the batches since, if that may help."""
         outcome = self.outcome
-        early = reason.rule in EARLY
-        if early or self.checkpoints is None or len(outcome.rollbacks) >= self.max_rollbacks:
+        spent = len(outcome.rollbacks) >= self.max_rollbacks
+        if reason.is_early or self.checkpoints is None or spent:
             return False
-        found = self._to_go_back_to(self.checkpoints)
+        found = last_good(self.checkpoints, self.team, self.tell)
         if found is None:
             return False
         position, seconds = outcome.steps + self._left_out, dict(outcome.seconds)
@@ -242,68 +214,39 @@ class Training:
         )
         return True
 
-    def _to_go_back_to(self, checkpoints: Checkpointing) -> Found | None:
-        """The last good checkpoint: that which the chief has found, if all members find it."""
-        found = checkpoints.last_healthy() if self.team.is_chief else None
-        if self.team.size == 1:
-            return found
-        step = self.team.exchange(found.step if found is not None else None)[0]
-        if step is None:
-            return None
-        if not self.team.is_chief:
-            found = checkpoints.at(step)
-        if self.team.any(found is None)[0]:
-            self.tell(
-                f"Not all workers find the checkpoint of step {step}: the run's folder must lie on "
-                "storage that all of them share."
-            )
-            return None
-        return found
-
     @contextmanager
     def _accounting(self) -> Iterator[None]:
         """Count what the host does between steps, telemetry and callbacks too, as training."""
-        start, other = time.perf_counter(), self._other_seconds()
+        start, other = time.perf_counter(), self.outcome.beside + self._beside_seconds
         self._step_seconds = 0.0
         yield
-        spent = time.perf_counter() - start - (self._other_seconds() - other)
+        other = self.outcome.beside + self._beside_seconds - other
+        spent = time.perf_counter() - start - other
         self.outcome.seconds["train"] += spent
         between = spent - self._step_seconds
-        self._window_seconds += between
+        self._window.seconds += between
         if self.synchronous:
             self.throughput.add_between(self.outcome.steps, between)
 
-    def _other_seconds(self) -> float:
-        """Time at the edges of steps that is not training's."""
-        edges = sum(value for name, value in self.outcome.seconds.items() if name != "train")
-        return edges + self._beside_seconds
-
-    def _call(self, hooks: keras.callbacks.CallbackList) -> None:
+    def _call(self, hooks: Hooks) -> None:
         """One call of the device: steps up to the next edge, or to a signal."""
         step, schedule = self.outcome.steps, self.schedule
-        batch = step % schedule.steps_per_epoch
-        if batch == 0:
-            self.model.reset_metrics()
-            hooks.on_epoch_begin(step // schedule.steps_per_epoch)
         tuning = self.steps_per_execution.measuring
         count = min(self.steps_per_execution.value, schedule.next_edge(step) - step)
-        hooks.on_train_batch_begin(batch)
+        hooks.begin_steps(step)
         start = time.perf_counter()
         count = self.loop.run(count)
         if tuning:
             self.loop.wait()
         seconds = time.perf_counter() - start
         self.outcome.steps = step = step + count
-        self._step_seconds += seconds
-        self._window_seconds += seconds
+        self._count_steps(seconds)
         if self.synchronous:
             self.throughput.add(step, count, seconds)
         if tuning:
             self.steps_per_execution.add(step, count, seconds)
             self.throughput.extend_warmup(self.steps_per_execution.settled_at)
-        # A callback of batches wants numbers, which cost a synchronization; others do without.
-        logs = metric_values(self.model) if wants_batches(self.callbacks) else {}
-        hooks.on_train_batch_end(batch + count - 1, logs)
+        hooks.end_steps(step)
         self._do_after_first()
 
     def _do_after_first(self) -> None:
@@ -314,7 +257,7 @@ class Training:
         after_first()
         self._beside_seconds += time.perf_counter() - start
 
-    def _edge(self, hooks: keras.callbacks.CallbackList) -> Reason | None:
+    def _edge(self, hooks: Hooks) -> Reason | None:
         """What is due at the present step; the reason to stop, or None.
 
         Where a signal cuts its evaluation short, it is as if it had not begun, and still due.
@@ -343,10 +286,7 @@ class Training:
         if window or validation:
             self.record(step, window, validation or {})
         if step % schedule.steps_per_epoch == 0 or ended:
-            # To read metrics waits for the device: only where a callback will look at them.
-            metrics = metric_values(self.model) if self.callbacks else {}
-            logs = {**metrics, **self._validation_logs()}
-            hooks.on_epoch_end((step - 1) // schedule.steps_per_epoch, logs)
+            hooks.end_epoch(step, self.outcome.final)
         due = self.checkpoints is not None and self.checkpoints.due(step)
         self.model.stop_training, due = self.interrupted.settle(self.model.stop_training, due)
         if reason is None and self.model.stop_training and not ended:
@@ -364,31 +304,22 @@ class Training:
     def _collect(self) -> None:
         """Take what the device has measured off it. Waits for the device."""
         start = time.perf_counter()
-        rows = self.loop.drain()
-        if rows["loss"].size:
-            self._pending.append(rows)
-        waited = time.perf_counter() - start
-        self._step_seconds += waited
-        self._window_seconds += waited
+        self._window.add(self.loop.drain())
+        self._count_steps(time.perf_counter() - start)
 
-    def _rows(self) -> dict[str, np.ndarray]:
-        """What was measured of the steps since the last logged one; empty where there are none."""
-        if len(self._pending) > 1:
-            columns = self._pending[0]
-            joined = {c: np.concatenate([rows[c] for rows in self._pending]) for c in columns}
-            self._pending = [joined]
-        return self._pending[0] if self._pending else {}
+    def _count_steps(self, seconds: float) -> None:
+        """Count time that the device's steps took."""
+        self._step_seconds += seconds
+        self._window.seconds += seconds
 
     def _drain(self) -> Window:
         """The window of the steps since the last one. Waits for the device."""
         self._collect()
         step = self.outcome.steps
-        steps = step - self._drained_at
-        window = Window(
-            step=step,
-            rows=self._rows(),
-            seconds=self._window_seconds,
-            examples=steps * self.batch_size,
+        steps = step - self._window.since
+        window = self._window.close(
+            step,
+            self.batch_size,
             metrics=metric_values(self.model),
             learning_rate=self.learning_rate(),
             complete=step % self.schedule.log_every == 0,
@@ -397,7 +328,6 @@ class Training:
             self.throughput.add(step, steps, window.seconds)
         self.throughput.add_wait(window)
         self.history.add(window)
-        self._drained_at, self._window_seconds, self._pending = step, 0.0, []
         self.outcome.final.update(window.train_values)
         return window
 
@@ -409,7 +339,7 @@ class Training:
             self.outcome.seconds["diagnose"] += time.perf_counter() - start
         return self.rules.check(window, cause)
 
-    def _evaluate(self, hooks: keras.callbacks.CallbackList) -> Values | None:
+    def _evaluate(self, hooks: Hooks) -> Values | None:
         """One pass over the validation data: `validation/*` values; none without such data.
 
         None where a signal cuts it short.
@@ -417,22 +347,20 @@ class Training:
         if self.evaluation is None:
             return {}
         self.loop.wait()
-        hooks.on_test_begin()
-        start = time.perf_counter()
-        replicas.average_statistics(self.model, self.team)
-        result = self.evaluation.run()
-        self.outcome.seconds["evaluate"] += time.perf_counter() - start
+        hooks.begin_validation()
+        with self.outcome.timed("evaluate"):
+            replicas.average_statistics(self.model, self.team)
+            result = self.evaluation.run()
         if result is None:
             return None
-        hooks.on_test_end(result)
+        hooks.end_validation(result)
         values = {f"validation/{name}": value for name, value in result.items()}
         self.outcome.final.update(values)
         return values
 
     def _compare(self, validation: Values) -> Reason | None:
         """Hold an evaluation against the best one; the reason to stop early, or None."""
-        train = self.best.tag.startswith("train/")
-        values = self.outcome.final if train else validation
+        values = self.outcome.final if self.best.tag.startswith("train/") else validation
         return self.best.update(self.outcome.steps, values.get(self.best.tag))
 
     def _finalize(self) -> None:
@@ -442,37 +370,31 @@ class Training:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
             self._finalized = True
 
-    def _validation_logs(self) -> Values:
-        prefix = "validation/"
-        final = self.outcome.final
-        return {f"val_{k[len(prefix) :]}": v for k, v in final.items() if k.startswith(prefix)}
-
-    def _end(self, reason: Reason | None, hooks: keras.callbacks.CallbackList) -> None:
+    def _end(self, reason: Reason | None, hooks: Hooks) -> None:
         """Name why training ends before its last step."""
         step = self.outcome.steps
-        early = reason is not None and reason.rule in EARLY
+        early = reason is not None and reason.is_early
         self._stopped = reason if early else None
         if reason is None or early:
             self._save(best=self.best.step == step)  # without the row that follows: a resumed run
-        if step > self._drained_at:  # writes it again when it is whole
+        if step > self._window.since:  # writes it again when it is whole
             window = self._drain()
             self.record(step, window, {})
             if early or not self.interrupted:
                 reason = self._check(window) or reason
         if reason is not None:
-            self.outcome.status = "stopped_early" if reason.rule in EARLY else "diverged"
-        self.outcome.reason = reason or self._interrupt()
+            self.outcome.status = "stopped_early" if reason.is_early else "diverged"
+        self.outcome.reason = reason or self._by_signal()
         averaged = self.model.optimizer.inner_optimizer.use_ema and not self._finalized
         if averaged and self.outcome.status == "stopped_early":
             self._finalize()
             validation = self._evaluate(hooks)
             if validation is None:
-                self.outcome.reason = self._interrupt()
+                self.outcome.reason = self._by_signal()
             else:
                 self.record(step, None, validation)
 
-    def _interrupt(self) -> Reason:
+    def _by_signal(self) -> Reason:
         """The run is to go on from here later, in another process: a signal has ended this one."""
         self.outcome.status = "interrupted"
-        message = f"{self.interrupted.signal} was received"
-        return Reason("signal", self.outcome.steps, message)
+        return Reason("signal", self.outcome.steps, f"{self.interrupted.signal} was received")

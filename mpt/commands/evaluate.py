@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mpt import resuming, yaml_files
+from mpt import resuming, run_configuration, yaml_files
 from mpt.commands import Options
 from mpt.commands.flags import Flag, take
 from mpt.commands.resume import assign, job_with
@@ -64,7 +64,7 @@ def trained(task: str, words: list[str], command: list[str], options: Options) -
         )
     folder = Path(paths[0])
     overrides = [word for word in words if "=" in word]
-    config = resuming.configuration(folder)
+    config = run_configuration.read(folder)
     for override in overrides:
         _set(config, override, task)
     config["init_from"] = str(folder.resolve() / "model.keras")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mpt import composition, resuming
+from mpt import composition, run_configuration
 from mpt.commands import Options
 from mpt.commands.jobs import checked
 from mpt.commands.outcomes import JOBS, PLAN, SWEEP
@@ -65,7 +65,7 @@ def of_run(
     Raises:
         ConfigurationError: there is no run, or an override is none of a value.
     """
-    values = resuming.configuration(folder)
+    values = run_configuration.read(folder)
     if flags:
         raise ConfigurationError(
             f"{flags[0]} has no place beside resume=RUN: the run has its configuration already.",
@@ -73,7 +73,7 @@ def of_run(
             remedy="leave it out; a sweep is resumed by its own folder",
         )
     for override in overrides:
-        assign(values, override, allowed=sorted(resuming.FREE))
+        assign(values, override, allowed=sorted(run_configuration.FREE))
     values["run_dir"] = str(folder.resolve())
     return job_with(values, folder, overrides, command, options)
 
@@ -101,7 +101,7 @@ def job_with(
         command=command,
         composed={
             "config": OmegaConf.to_yaml(OmegaConf.create(plain)),
-            "overrides": OmegaConf.to_yaml([*resuming.overrides(folder), *overrides]),
+            "overrides": OmegaConf.to_yaml([*run_configuration.overrides(folder), *overrides]),
         },
         verbosity=options.verbosity,
         allow=options.allow,

@@ -12,8 +12,9 @@ from typing import IO
 
 import numpy as np
 
-from mpt.data.broken import OnError
-from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 MEMBERS = ("x", "y", "x_val", "y_val")
@@ -43,24 +44,14 @@ def build(
     All rows are looked at once for NaN and labels out of range.
 
     Args:
-        path: a .npz file with x, y and perhaps x_val, y_val; or a folder with x.npy, y.npy and
-            perhaps x_val.npy, y_val.npy; or a .npy file of x, together with `labels`.
-        batch_size: rows in a training batch.
-        seed: of the order; the split, by class, is the same for every seed.
-        labels: a .npy file of y, where `path` is a .npy file.
-        validation_fraction: share of the rows for validation, where there is no x_val.
-        shuffle: a new order for each epoch.
+        path: a .npz file with x, y and perhaps x_val, y_val; or a folder of such .npy files; or a
+            .npy file of x, together with one of y in `labels`.
         shape: each example is reshaped to it; null leaves it as it is.
         classes: labels must be in [0, classes); null takes the largest label plus one.
-        examples: draw only so many rows, before the split.
         scale: factor for x; null: 1/255 for uint8, none for others.
-        name: of the dataset.
-        on_error: fail refuses broken rows; skip leaves them out and counts them.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
-        ConfigurationError: a file or array is missing, empty, truncated, pickled, or as
-            `mpt.data.checks` says.
+        ConfigurationError: a file or array is missing, empty, truncated or pickled.
     """
     file = Path(path).expanduser()
     found = _arrays(file, labels)

@@ -6,15 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpt.data.broken import chunks
+from mpt.data.examples import Examples
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Examples
 
 HASHED_WHOLE = 4 * 2**30
 """Bytes of a map, read and hashed at 1 to 2 GB/s from the system's cache; arrays in memory are

@@ -14,7 +14,7 @@ from mpt.errors import ConfigurationError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from mpt.data.pipeline import Data
+    from mpt.data.examples import Data
 
 WHERE = "class_weight"
 BALANCED = "balanced"

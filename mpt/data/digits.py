@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mpt.data.broken import OnError
-from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
+from mpt.data import checks
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
+from mpt.data.pipeline import from_arrays
+from mpt.data.split import draw
 from mpt.errors import ConfigurationError
 
 # Of the 1,797 scans' pixels, which are whole numbers from 0 to 16.
@@ -46,11 +49,8 @@ def build(
     Raises:
         ConfigurationError: scikit-learn is absent, or as `mpt.data.checks` says.
     """
-    from mpt.data import checks
-    from mpt.data.split import draw
-
     x, y = load()
-    rows = draw(y, np.arange(len(y)), examples, seed=0)
+    rows = draw(y, np.arange(len(y)), examples)
     held_out = evenly(len(rows), checks.fraction(validation_fraction))
     train, rest = rows[~held_out], rows[held_out]
     return from_arrays(

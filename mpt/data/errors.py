@@ -9,7 +9,7 @@ from mpt.errors import ConfigurationError
 from mpt.stall import awaiting
 
 if TYPE_CHECKING:
-    from mpt.data.pipeline import Data
+    from mpt.data.examples import Data
 
 LONGEST = 200
 """Characters of TensorFlow's own words; some quote a whole file."""

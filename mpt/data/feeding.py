@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from mpt.data.pipeline import Data
+    from mpt.data.examples import Data
 
 CASTS_AT_ONCE = 2
 

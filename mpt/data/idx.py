@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mpt.data.broken import OnError
-from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
+from mpt.data import keras_datasets
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -42,25 +44,15 @@ def build(
     """Images as float32 (height, width, 1) in [0, 1], labels int32, 10 classes.
 
     Args:
-        batch_size: rows in a training batch.
-        seed: of the order; the split, by class, is the same for every seed.
         validation_fraction: null takes the official test files for validation; a number draws
             that share of the training files instead and leaves the test files unused.
-        shuffle: a new order for each epoch.
         path: folder with the four IDX files, as they are or with `.gz`; null looks in Debian's
             /usr/share/datasets/fashion-mnist (package dataset-fashion-mnist), then asks
             keras.datasets, which keeps a cache and downloads.
-        examples: draw only so many of the training files, before the split.
-        name: of the dataset.
-        on_error: fail refuses broken rows; skip leaves them out and counts them.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
-        ConfigurationError: a file is missing, empty, truncated or of another format, or as
-            `mpt.data.checks` says.
+        ConfigurationError: a file is missing, empty, truncated or of another format.
     """
-    from mpt.data import keras_datasets
-
     if path is None and not DEBIAN_FOLDER.is_dir():
         return keras_datasets.build(
             source="fashion_mnist",

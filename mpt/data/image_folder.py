@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,31 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpt.data import checks
-from mpt.data.broken import LeftOut, OnError
+from mpt.data import checks, folders
+from mpt.data.examples import STALL_SECONDS, Data, seekable
+from mpt.data.left_out import LeftOut, OnError
 from mpt.data.mixtures import with_mixtures
 from mpt.data.pictures import (
     SUFFIXES,
     Augmentation,
     made,
+    passes,
     sides_of,
     training,
     validation,
 )
-from mpt.data.pipeline import STALL_SECONDS, finished, order
-from mpt.data.split import draw, split
+from mpt.data.pipeline import finished, order
+from mpt.data.split import apart, draw
 from mpt.device import cores
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from mpt.data.pipeline import Data
-
-TRAINING = "train"
-HELD_OUT = ("val", "validation", "valid", "test")
-HELD_OUT_SHARE = 0.1
-SPLIT_SEED = 0
 LOCATING_SECONDS = 60.0
 
 
@@ -90,71 +85,37 @@ def build(
 ) -> Data:
     """x float32 (height, width, channels) in [0, 1], y int32; with mixtures y float32 (classes,).
 
-    The classes are the names of the folders, in their order. What is random of a training image
-    follows from `seed` and its place in training, so that a run can be repeated and gone on with.
+    The classes are the names of the folders, in their order.
 
     Args:
-        batch_size: rows in a training batch.
-        seed: of the order, and of what is random of an image and of the mixtures.
         path: a folder of class folders; or one with `train` and `val`, each of class folders.
-        size: that the model gets, pixels: of both sides, or (height, width).
-        channels: 1 or 3; images of other channels are converted.
-        crop_area: smallest share of an image's area in a training image's random crop; null takes
-            the centre, as validation does.
-        flip: mirror half of the training images, left for right.
-        mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
-        cutmix: alpha of the Beta distribution of what a box from another image leaves; 0 cuts
-            nothing. With mixup too, each batch has one of them, by half.
-        randaugment: operations of RandAugment on each training image; 0 does none.
-        magnitude: of these operations, 0 to 30.
-        center: share of a side that is kept around the centre in validation.
-        validation_fraction: this share of the images is for validation; null takes the folder
-            `val` where there is one, and else 0.1.
-        examples: draw only so many of the training images, each class in its share.
-        shuffle: a new order for each epoch.
-        name: of the dataset.
-        on_error: skip decodes every image before training, and leaves out what cannot be decoded;
-            fail ends the run at such an image, and names it.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
+        validation_fraction: null takes the folder `val` where there is one, and else 0.1.
+        on_error: skip decodes every image before training; fail ends the run at a broken one.
 
     Raises:
-        ConfigurationError: no such folder, a class without images, classes that differ between
-            the folders, or values out of range.
+        ConfigurationError: no such folder, a class without images, or of one folder alone.
     """
-    from mpt.data.pipeline import Data
-
     checks.batch(batch_size)
     augmentation = Augmentation(
         sides_of(size), channels, crop_area, flip, mixup, center, cutmix, randaugment, magnitude
     )
     files, held_out, source = _parts(Path(path).expanduser(), validation_fraction, examples)
+    files, held_out, left_out = _usable(files, held_out, on_error, channels)
     classes = len(_class_folders(files.folder))
-    left_out = LeftOut()
-    if on_error == "fail":
-        _refuse_empty((files, held_out))
-    else:
-        files, held_out = (_decodable(part, left_out, channels) for part in (files, held_out))
     checks.enough(len(files.paths), batch_size, str(files.folder), left_out.warning)
-    begin_at = partial(_train, files, augmentation, classes, batch_size, seed, shuffle)
-    train = begin_at(0)
-    rows = len(held_out.paths)
-    return Data(
+    return seekable(
+        partial(_train, files, augmentation, classes, batch_size, seed, shuffle),
+        _validation(held_out, augmentation, classes, batch_size),
         name=name,
-        train=train,
-        validation=_validation(held_out, augmentation, classes, batch_size) if rows else None,
-        validation_batches=math.ceil(rows / batch_size),
-        steps_per_epoch=len(files.paths) // batch_size,
+        batch_size=batch_size,
         train_examples=len(files.paths),
-        validation_examples=rows,
+        validation_examples=len(held_out.paths),
         shape=(*augmentation.size, channels),
         classes=classes,
-        element_spec=train.element_spec,
-        fingerprint=_fingerprint(files, held_out),
-        bad_rows=left_out.count,
-        bad_row_names=left_out.summary,
-        warnings=(*left_out.warnings, *_others(files.others + held_out.others)),
+        fingerprint=folders.fingerprint(_named(files), _named(held_out)),
+        left_out=left_out,
+        warnings=_others(files.others + held_out.others),
         validation_source=source,
-        jump=begin_at,
         stall_seconds=stall_seconds,
         locate=partial(_locate, (files, held_out), channels),
         class_counts=partial(np.bincount, files.labels, minlength=classes),
@@ -164,19 +125,14 @@ def build(
 
 def _parts(path: Path, fraction: float | None, examples: int | None) -> tuple[Files, Files, str]:
     """The images to train on and those for validation, and where the latter come from."""
-    if not path.is_dir():
-        raise ConfigurationError(f"{path} is not a folder", where="dataset.path")
-    own = path / TRAINING
-    files = _listed(own if own.is_dir() else path)
+    folder, other = folders.parts_of(path)
+    files = _listed(folder)
     rows = np.arange(len(files.labels))
-    others = [path / name for name in HELD_OUT if own.is_dir() and (path / name).is_dir()]
-    if others and fraction is None:
-        held_out = _listed(others[0], list(_class_folders(files.folder)))
-        return files.only(draw(files.labels, rows, examples, SPLIT_SEED)), held_out, others[0].name
-    share = checks.fraction(HELD_OUT_SHARE if fraction is None else fraction)
-    rows = draw(files.labels, rows, examples, SPLIT_SEED)
-    train, validation = split(files.labels, rows, share, SPLIT_SEED)
-    source = f"{share:g} of the training examples" if share else "none"
+    if other is not None and fraction is None:
+        held_out = _listed(other, _class_folders(folder))
+        return files.only(draw(files.labels, rows, examples)), held_out, other.name
+    share = folders.HELD_OUT_SHARE if fraction is None else fraction
+    train, validation, source = apart(files.labels, rows, examples, share)
     return files.only(train), files.only(validation), source
 
 
@@ -201,7 +157,7 @@ def _listed(folder: Path, expected: list[str] | None = None) -> Files:
     if expected is not None and classes != expected:
         odd = sorted(set(classes) ^ set(expected))
         raise ConfigurationError(
-            f"{folder.name} and {TRAINING} have different classes: {', '.join(odd[:5])}",
+            f"{folder.name} and {folders.TRAINING} have different classes: {', '.join(odd[:5])}",
             where="dataset.path",
             remedy="give both the same folders",
         )
@@ -225,6 +181,18 @@ def _listed(folder: Path, expected: list[str] | None = None) -> Files:
     return Files(np.array(paths, object), np.array(labels, np.int32), folder, others)
 
 
+def _usable(
+    train: Files, held_out: Files, on_error: OnError, channels: int
+) -> tuple[Files, Files, LeftOut]:
+    """Both without what cannot be decoded, where that is to be left out, and what it is."""
+    left_out = LeftOut()
+    if on_error == "fail":
+        _refuse_empty((train, held_out))
+        return train, held_out, left_out
+    train, held_out = (_decodable(part, left_out, channels) for part in (train, held_out))
+    return train, held_out, left_out
+
+
 def _refuse_empty(parts: Sequence[Files]) -> None:
     """Refuse files of no bytes, which a copy that was cut short leaves: they cost no reading."""
     for files in parts:
@@ -246,15 +214,10 @@ def _others(others: Counter[str]) -> tuple[str, ...]:
     return (f"{others.total()} files in the class folders are no images: {named}",)
 
 
-def _fingerprint(*parts: Files) -> str:
-    """SHA-256 of the images' names, classes and sizes in bytes."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for row, path in enumerate(part.paths):
-            about = f"{part.name(row)} {part.labels[row]} {os.stat(path).st_size}\n"
-            digest.update(about.encode("utf-8", "surrogateescape"))
-        digest.update(b"\0")
-    return digest.hexdigest()
+def _named(files: Files) -> Iterator[tuple[str, Path]]:
+    """Each image's name and class, and its file."""
+    for row, path in enumerate(files.paths):
+        yield f"{files.name(row)} {files.labels[row]}", Path(os.fsdecode(path))
 
 
 def _read(files: Files) -> Any:
@@ -292,19 +255,19 @@ def _train(
 
 def _validation(
     files: Files, augmentation: Augmentation, classes: int, batch_size: int
-) -> tf.data.Dataset:
-    """Endless passes over the images in their order."""
+) -> tf.data.Dataset | None:
+    """Endless passes over the images in their order; None where there are none."""
     import tensorflow as tf
 
+    if not len(files.paths):
+        return None
     read, load = _read(files), validation(augmentation)
 
     def example(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content, label = read(row)
         return load(content), tf.one_hot(label, classes) if augmentation.mixes else label
 
-    dataset = tf.data.Dataset.range(len(files.paths))
-    dataset = dataset.map(example, num_parallel_calls=cores(), deterministic=True)
-    return finished(dataset.batch(batch_size).repeat())
+    return finished(passes(tf.data.Dataset.range(len(files.paths)), example, batch_size))
 
 
 def _broken(files: Files, channels: int, seconds: float = math.inf) -> list[int]:

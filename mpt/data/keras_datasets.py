@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpt.data.broken import OnError
-from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}

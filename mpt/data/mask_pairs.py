@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpt.data.broken import LeftOut
+from mpt.data.left_out import LeftOut
 from mpt.data.masks import Head, head_of, ids_of, shape_of
 from mpt.data.pictures import SUFFIXES, decoded
 from mpt.device import cores

@@ -166,6 +166,15 @@ def made(
     return dataset.batch(size, drop_remainder=True)
 
 
+def passes(rows: tf.data.Dataset, example: Callable[..., Any], batch_size: int) -> tf.data.Dataset:
+    """Batches of what `example` makes of each row, in their order, again and again.
+
+    The last batch of a pass is as small as it falls.
+    """
+    dataset = rows.map(example, num_parallel_calls=cores(), deterministic=True)
+    return dataset.batch(batch_size).repeat()
+
+
 def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width, of one number for both or of two.
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mpt.data import checks
-from mpt.data.broken import LeftOut, OnError
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, Data, finished
+from mpt.data.examples import STALL_SECONDS, Data, counted
+from mpt.data.left_out import LeftOut, OnError
+from mpt.data.pipeline import ENDLESS, finished
 from mpt.data.scan import Source, first_unreadable, scan, usable
 from mpt.errors import ConfigurationError
 
@@ -38,92 +39,113 @@ def build(
 ) -> Data:
     """What `function(**kwargs)` returns: a training dataset, or (training, validation).
 
-    Elements are (x, y) or (x, y, sample_weight); x and y may be structures. They reach the model
-    with the values and dtypes that the function gave them. The order is as deterministic as the
-    function makes it. A dataset of unknown length is read through once to count it, and so is one
-    of integer labels where `classes` is null, to find the largest; and every one is, to find what
-    is broken, where that is to be left out. The fingerprint holds the function's name and arguments
-    (of objects the types), the element spec and the lengths, and what is left out; no content.
+    Elements are (x, y) or (x, y, sample_weight); x and y may be structures, and reach the model as
+    they are, in the function's order. A dataset is read through once where its length or number of
+    classes is not known, or where what is broken is to be left out.
 
     Args:
         function: also given `batch_size`, `seed`, `shape` and `classes` where it takes them by
             name and `kwargs` does not have them.
-        batch_size: rows in a training batch.
-        seed: of `shuffle`.
-        kwargs: arguments of the function.
-        validation_fraction: must be null or 0: a dataset cannot be split without knowing whether
-            it comes in the same order again, so the function returns the validation part.
-        shuffle: shuffle training examples in a buffer of 10,000, anew in each epoch.
+        validation_fraction: null or 0: nobody knows if a dataset comes in the same order again.
+        shuffle: training examples, in a buffer of 10,000, anew in each epoch.
         shape: of x without the batch; must fit the dataset where it is given.
-        classes: labels are in [0, classes).
         examples: of an epoch; required where the dataset has no end, else at most so many.
-        batched: whether the datasets are of batches already (of any size, they are cut again);
-            null: they are where the function takes `batch_size`.
-        name: of the dataset.
-        on_error: fail ends with the first element that cannot be made, and lets every value that
-            the function gives reach the model; skip leaves out elements that cannot be made, and
-            rows with NaN, infinity, an integer beyond 32 bits or a label out of range.
-        stall_seconds: an element or batch that takes longer to come is taken for one that never
-            will.
+        batched: whether the elements are batches, of any size; null: where it takes `batch_size`.
+        on_error: skip leaves out elements that cannot be made, and rows as `mpt.data.scan` says.
 
     Raises:
-        ConfigurationError: arguments that do not fit, a result that is no such dataset, no
-            examples, a dataset without end and without `examples`, fewer examples than a batch, an
-            element that cannot be made where it was to be counted.
+        ConfigurationError: arguments or a result that do not fit, less than a batch of examples.
     """
     checks.batch(batch_size)
-    if validation_fraction:
+    _refuse_split(validation_fraction)
+    if batched is None:
+        batched = "batch_size" in inspect.signature(function).parameters
+    left_out = LeftOut() if on_error == "skip" else None
+    parts = _call(function, kwargs, batch_size=batch_size, seed=seed, shape=shape, classes=classes)
+    sources = [_source(each, batched, role, left_out) for role, each in parts.items()]
+    rows, classes = _counted(sources, examples, classes, left_out, batch_size, stall_seconds)
+    train, validation = _batches(sources, rows, classes, left_out, batch_size, seed, shuffle)
+    return counted(
+        train,
+        validation,
+        name=name,
+        batch_size=batch_size,
+        train_examples=rows[0],
+        validation_examples=rows[1],
+        shape=_shape(train.element_spec[0], shape),
+        classes=classes,
+        fingerprint=_fingerprint(function, kwargs or {}, train, rows, left_out),
+        left_out=left_out or LeftOut(),
+        validation_source="the function's validation dataset" if rows[1] else "none",
+        stall_seconds=stall_seconds,
+        reshuffles=_reshuffles(parts["training"]),
+        locate=partial(first_unreadable, sources) if left_out is None else None,
+    )
+
+
+def _refuse_split(fraction: float | None) -> None:
+    if fraction:
         raise ConfigurationError(
             "a dataset from Python cannot be split",
             where="dataset.validation_fraction",
             allowed=["null", 0],
             remedy="return (training, validation) from the function",
         )
-    offered = {"batch_size": batch_size, "seed": seed, "shape": shape, "classes": classes}
-    if batched is None:
-        batched = "batch_size" in inspect.signature(function).parameters
-    train, validation = _call(function, dict(kwargs or {}), offered)
-    left_out = LeftOut() if on_error == "skip" else None
-    sources = [_source(train, batched, "training", left_out)]
-    train_examples, classes = _measure(sources[0], examples, classes, left_out, stall_seconds)
+
+
+def _counted(
+    sources: Sequence[Source],
+    examples: int | None,
+    classes: int | None,
+    left_out: LeftOut | None,
+    batch_size: int,
+    stall_seconds: float,
+) -> tuple[tuple[int, int], int | None]:
+    """Usable examples to train and to validate on, and the number of classes."""
+    train, classes = _measure(sources[0], examples, classes, left_out, stall_seconds)
     told = left_out.warning if left_out else ""
-    checks.enough(train_examples, batch_size, "the function's training dataset", told)
-    validation_examples = 0
-    if validation is not None:
-        sources.append(_source(validation, batched, "validation", left_out))
-        validation_examples, _ = _measure(sources[1], None, classes, left_out, stall_seconds)
-        # An empty last pass would repeat without end.
-        checks.enough(validation_examples, 1, "the function's validation dataset")
-    read = sources
+    checks.enough(train, batch_size, "the function's training dataset", told)
+    if not sources[1:]:
+        return (train, 0), classes
+    validation, _ = _measure(sources[1], None, classes, left_out, stall_seconds)
+    # An empty last pass would repeat without end.
+    checks.enough(validation, 1, "the function's validation dataset")
+    return (train, validation), classes
+
+
+def _batches(
+    sources: Sequence[Source],
+    rows: tuple[int, int],
+    classes: int | None,
+    left_out: LeftOut | None,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
+    """Endless batches to train on, and endless passes to validate on, without what is left out."""
     if left_out is not None:
-        read = [usable(source, batch_size, classes) for source in sources]
-    steps = train_examples // batch_size
-    endless = finished(_endless(read[0], batch_size, steps, seed if shuffle else None))
-    spec = endless.element_spec
-    return Data(
-        name=name,
-        train=endless,
-        validation=finished(_cut(read[1], batch_size, False).repeat()) if read[1:] else None,
-        validation_batches=-(-validation_examples // batch_size),
-        steps_per_epoch=steps,
-        train_examples=train_examples,
-        validation_examples=validation_examples,
-        shape=_shape(spec[0], shape),
-        classes=classes,
-        element_spec=spec,
-        fingerprint=hashlib.sha256(
-            f"{function.__module__}:{function.__qualname__} {_told(kwargs or {})} "
-            f"{spec} {train_examples} {validation_examples}"
-            f"{(left_out.count, left_out.summary) if left_out and left_out.count else ''}".encode()
-        ).hexdigest(),
-        bad_rows=left_out.count if left_out else 0,
-        bad_row_names=left_out.summary if left_out else (),
-        warnings=left_out.warnings if left_out else (),
-        validation_source="the function's validation dataset" if validation_examples else "none",
-        stall_seconds=stall_seconds,
-        reshuffles=_reshuffles(train),
-        locate=partial(first_unreadable, sources) if left_out is None else None,
-    )
+        sources = [usable(source, batch_size, classes) for source in sources]
+    endless = _endless(sources[0], batch_size, rows[0] // batch_size, seed if shuffle else None)
+    validation = None
+    if sources[1:]:
+        validation = finished(_cut(sources[1], batch_size, False).repeat())
+    return finished(endless), validation
+
+
+def _fingerprint(
+    function: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    train: tf.data.Dataset,
+    rows: tuple[int, int],
+    left_out: LeftOut | None,
+) -> str:
+    """SHA-256 of the function's name and arguments, the element spec and the lengths.
+
+    And of what is left out; of no content.
+    """
+    bad = (left_out.count, left_out.summary) if left_out and left_out.count else ""
+    about = f"{function.__module__}:{function.__qualname__} {_told(kwargs)} {train.element_spec}"
+    return hashlib.sha256(f"{about} {rows[0]} {rows[1]}{bad}".encode()).hexdigest()
 
 
 def _told(value: Any) -> str:
@@ -144,11 +166,12 @@ def _told(value: Any) -> str:
 
 
 def _call(
-    function: Callable[..., Any], arguments: dict[str, Any], offered: Mapping[str, Any]
-) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
+    function: Callable[..., Any], kwargs: Mapping[str, Any] | None, **offered: Any
+) -> dict[str, tf.data.Dataset]:
+    """What the function returns: training, and perhaps validation."""
     import tensorflow as tf
 
-    signature = inspect.signature(function)
+    signature, arguments = inspect.signature(function), dict(kwargs or {})
     for key, value in offered.items():
         if key in signature.parameters:
             arguments.setdefault(key, value)
@@ -169,7 +192,7 @@ def _call(
             where="dataset.function",
             allowed=["a tf.data.Dataset", "(training, validation)"],
         )
-    return parts[0], parts[1] if len(parts) == 2 else None
+    return dict(zip(("training", "validation"), parts, strict=False))
 
 
 def _source(dataset: tf.data.Dataset, batched: bool, role: str, left_out: LeftOut | None) -> Source:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpt.data.broken import LeftOut
 from mpt.data.errors import unreadable, words
+from mpt.data.left_out import LeftOut
 from mpt.data.pipeline import PARALLEL_BATCHES
 from mpt.errors import ConfigurationError
 from mpt.stall import StallWatch, give_up, stalled

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpt.data.broken import OnError
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
 from mpt.data.pictures import sides_of
-from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 CLASSES = ("background", "disc", "square", "triangle")

@@ -7,7 +7,6 @@ in 8 bytes, their checksum in 4, the content, its checksum in 4.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import struct
 from collections.abc import Callable
@@ -18,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpt.data.broken import LeftOut
+from mpt.data.examples import STALL_SECONDS, Data, seekable
+from mpt.data.left_out import LeftOut
 from mpt.data.mixtures import with_mixtures
-from mpt.data.pictures import Augmentation, made, training, validation
-from mpt.data.pipeline import ENDLESS, STALL_SECONDS, finished
+from mpt.data.pictures import Augmentation, made, passes, training, validation
+from mpt.data.pipeline import ENDLESS, finished
 from mpt.device import cores
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-    from mpt.data.pipeline import Data
 
 AT_ONCE = 16
 """Shards that are read at once; so many records of each follow one another."""
@@ -57,11 +55,13 @@ class Shards:
     """Records, and what is made of them.
 
     Attributes:
+        name: where they come from.
         parts: of files, in their order.
         parse: a function from a record to the encoded image and the label, an int32 from 0.
         classes: labels are below it.
     """
 
+    name: str
     parts: tuple[Part, ...]
     parse: Callable[[Any], tuple[Any, Any]]
     classes: int
@@ -72,19 +72,31 @@ class Shards:
         return sum(part.count for part in self.parts)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """In which order records are trained on.
+
+    Attributes:
+        batch_size: rows in a training batch.
+        seed: of the order, and of what is random of an image and of the mixtures.
+        shuffle: a new order for each epoch.
+        buffer: records from which the next one is drawn.
+    """
+
+    batch_size: int
+    seed: int
+    shuffle: bool
+    buffer: int
+
+
 def as_data(
     train: Shards,
     held_out: Shards,
     augmentation: Augmentation,
+    reading: Reading,
+    left_out: LeftOut,
     *,
     name: str,
-    batch_size: int,
-    seed: int,
-    shuffle: bool,
-    buffer: int,
-    held_out_name: str,
-    left_out: LeftOut,
-    warnings: tuple[str, ...] = (),
     stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """What a source of shards hands over.
@@ -93,37 +105,22 @@ def as_data(
         train: of a batch of records at least.
         held_out: for validation; of no records, there is none.
         augmentation: of the images.
-        name: of the dataset.
-        batch_size: rows in a training batch.
-        seed: of the order, and of what is random of an image and of the mixtures.
-        shuffle: a new order for each epoch.
-        buffer: records from which the next one is drawn.
-        held_out_name: where `held_out` comes from.
         left_out: records that are.
-        warnings: further ones.
+        name: of the dataset.
         stall_seconds: kept for who waits for the batches.
     """
-    from mpt.data.pipeline import Data
-
-    begin_at = partial(batches, train, augmentation, batch_size, seed, shuffle, buffer)
-    dataset = begin_at(0)
-    return Data(
+    return seekable(
+        partial(batches, train, augmentation, reading),
+        _validation(held_out, augmentation, reading.batch_size),
         name=name,
-        train=dataset,
-        validation=passes(held_out, augmentation, batch_size) if held_out.rows else None,
-        validation_batches=math.ceil(held_out.rows / batch_size),
-        steps_per_epoch=train.rows // batch_size,
+        batch_size=reading.batch_size,
         train_examples=train.rows,
         validation_examples=held_out.rows,
         shape=(*augmentation.size, augmentation.channels),
         classes=train.classes,
-        element_spec=dataset.element_spec,
         fingerprint=fingerprint(train, held_out),
-        bad_rows=left_out.count,
-        bad_row_names=left_out.summary,
-        warnings=(*left_out.warnings, *warnings),
-        validation_source=held_out_name if held_out.rows else "none",
-        jump=begin_at,
+        left_out=left_out,
+        validation_source=held_out.name if held_out.rows else "none",
         stall_seconds=stall_seconds,
         class_counts=partial(class_counts, train),
         bounded=True,
@@ -179,10 +176,7 @@ def class_counts(shards: Shards) -> np.ndarray:
 def batches(
     shards: Shards,
     augmentation: Augmentation,
-    batch_size: int,
-    seed: int,
-    shuffle: bool,
-    buffer: int,
+    reading: Reading,
     position: int = 0,
     *part: int,
 ) -> tf.data.Dataset:
@@ -193,6 +187,7 @@ def batches(
     """
     import tensorflow as tf
 
+    batch_size, seed = reading.batch_size, reading.seed
     used = shards.rows // batch_size * batch_size  # records of an epoch
     first, inside = divmod(position * batch_size, used)
     load = training(augmentation)
@@ -200,15 +195,15 @@ def batches(
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), number])
         places = tf.range(len(shards.parts))
-        if shuffle:
+        if reading.shuffle:
             places = tf.argsort(tf.random.stateless_uniform([len(shards.parts)], key))
         records = _records(shards, places)
-        if shuffle:
+        if reading.shuffle:
             draws = tf.random.stateless_uniform([], key, None, None, tf.int64)
             # Of this function's graph: else the order would hang on the process's global seed, too,
             # and under a global seed of 0 TensorFlow refuses a seed that is a tensor.
             tf.compat.v1.set_random_seed(GRAPH_SEED)
-            records = records.shuffle(buffer, draws, reshuffle_each_iteration=False)
+            records = records.shuffle(reading.buffer, draws, reshuffle_each_iteration=False)
         return records.take(used).skip(tf.cast(tf.where(number == first, inside, 0), tf.int64))
 
     def example(number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -220,18 +215,21 @@ def batches(
     return finished(with_mixtures(dataset, augmentation, shards.classes, seed, position))
 
 
-def passes(shards: Shards, augmentation: Augmentation, batch_size: int) -> tf.data.Dataset:
-    """Endless passes over the records in their order, for validation."""
+def _validation(
+    shards: Shards, augmentation: Augmentation, batch_size: int
+) -> tf.data.Dataset | None:
+    """Endless passes over the records in their order; None where there are none."""
     import tensorflow as tf
 
+    if not shards.rows:
+        return None
     load = validation(augmentation)
 
     def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content, label = shards.parse(record)
         return load(content), tf.one_hot(label, shards.classes) if augmentation.mixes else label
 
-    dataset = _all_records(shards).map(example, num_parallel_calls=cores(), deterministic=True)
-    return finished(dataset.batch(batch_size).repeat())
+    return finished(passes(_all_records(shards), example, batch_size))
 
 
 def _all_records(shards: Shards) -> tf.data.Dataset:

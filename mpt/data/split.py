@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpt.data import checks
 from mpt.errors import ConfigurationError
 
+SEED = 0
+"""Of all draws, whatever the run's own: a model that goes on from the weights of another seed's run
+must not meet that run's training examples in its validation."""
 
-def draw(y: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+
+def apart(
+    y: np.ndarray, rows: np.ndarray, count: int | None, fraction: float
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """`count` of the rows drawn, then split: for training, for validation, and what the latter are.
+
+    Raises:
+        ConfigurationError: as `draw` and `split`; the fraction is not in [0, 1).
+    """
+    drawn = draw(y, rows, count)
+    share = checks.fraction(fraction)
+    source = f"{share:g} of the training examples" if share else "none"
+    return (*split(y, drawn, share), source)
+
+
+def draw(y: np.ndarray, rows: np.ndarray, count: int | None) -> np.ndarray:
     """`count` of the `rows` of `y`, each class in its share, ascending; all where it is None.
 
     Raises:
@@ -21,12 +40,10 @@ def draw(y: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.nd
             where="dataset.examples",
             allowed=[f"1 to {len(rows)}", "null"],
         )
-    return np.sort(rows[_spread(y, rows, count, np.random.default_rng((seed, 1)))])
+    return np.sort(rows[_spread(y, rows, count, np.random.default_rng((SEED, 1)))])
 
 
-def split(
-    y: np.ndarray, rows: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split(y: np.ndarray, rows: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """`rows` in two parts, for training and for validation, both ascending.
 
     Args:
@@ -34,7 +51,6 @@ def split(
             within one row.
         rows: of `y`, to be split.
         fraction: share for validation, in [0, 1).
-        seed: of the draw.
 
     Raises:
         ConfigurationError: the fraction leaves no row for validation.
@@ -49,7 +65,7 @@ def split(
             remedy="take more examples, a larger fraction, or 0 for no validation",
         )
     held_out = np.zeros(len(rows), bool)
-    held_out[_spread(y, rows, count, np.random.default_rng((seed, 2)))] = True
+    held_out[_spread(y, rows, count, np.random.default_rng((SEED, 2)))] = True
     return rows[~held_out], rows[held_out]
 
 

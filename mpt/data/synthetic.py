@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpt.data.broken import OnError
-from mpt.data.pipeline import STALL_SECONDS, Data, Examples, from_arrays
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 CELLS = 4
@@ -45,19 +46,8 @@ def build(
     which at 9 of 10 places is a fixed function of the token before.
 
     Args:
-        batch_size: rows in a training batch.
-        seed: of the order; content and split are the same for every seed.
-        validation_fraction: share of the rows for validation.
-        shuffle: a new order for each epoch.
-        shape: of x, without the batch; has no use for tokens.
-        classes: number of classes; null makes a regression; has no use for tokens.
         examples: rows to generate, before the split.
-        vocabulary: number of tokens; they are also the classes.
-        length: tokens in a sequence.
-        outputs: width of a regression's y.
-        name: of the dataset.
-        on_error: fail refuses broken rows; skip leaves them out and counts them.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
+        vocabulary: number of tokens; they are also the classes. `shape` has no use for them.
 
     Raises:
         ConfigurationError: sizes below 1, above 16 GiB in all, or half of a token description.

@@ -7,15 +7,14 @@ A `.bin` file is what github.com/karpathy/nanoGPT's data/*/prepare.py leave: uns
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpt.data.broken import OnError
+from mpt.data import checks
+from mpt.data.examples import STALL_SECONDS, Data, Examples
+from mpt.data.left_out import OnError
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data, Examples
 
 TRAINING, HELD_OUT = "train.bin", "val.bin"
 HELD_OUT_SHARE = 0.1
@@ -39,35 +38,25 @@ def build(
     shuffle: bool = True,
     name: str = "text",
     on_error: OnError = "fail",
-    stall_seconds: float = 300,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Data:
     """Windows of text: x int32 (length,), y int32 (length,) the next token at each place.
 
     The windows lie side by side, so that each token is predicted once an epoch; what is left at
-    the end of a file is not used.
+    the end of a file is not used. No token is broken: `on_error` has no use here.
 
     Args:
-        batch_size: windows in a training batch.
-        seed: of the order.
-        path: any file, whose bytes are the tokens; a `.bin` file of ids; or a folder with
-            `train.bin`, and `val.bin` for validation.
+        path: any file, whose bytes are the tokens; a `.bin` file of ids, uint16 or uint32 as `ids`
+            says; or a folder with `train.bin`, and `val.bin` for validation.
         length: of a window, tokens.
         vocabulary: ids are below it; null takes 256 for bytes, and else the largest id plus one.
-        ids: uint16 or uint32, of a `.bin` file.
         validation_fraction: this share at the end of the text is for validation; null takes
             `val.bin` where there is one, and else 0.1.
         examples: draw only so many of the training windows.
-        shuffle: a new order for each epoch.
-        name: of the dataset.
-        on_error: has no use here.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
 
     Raises:
         ConfigurationError: no such file, a text shorter than a window, ids beyond the vocabulary.
     """
-    from mpt.data import checks
-    from mpt.data.pipeline import from_arrays
-
     checks.batch(batch_size)
     if length < 1:
         raise ConfigurationError(
@@ -174,8 +163,6 @@ def _largest(tokens: np.ndarray) -> int:
 
 def _windows(tokens: np.ndarray, where: Path, length: int) -> Examples:
     """Views of `tokens`: what is read and, one place later, what is to be predicted."""
-    from mpt.data.pipeline import Examples
-
     rows = (len(tokens) - 1) // length
     if rows < 1:
         raise ConfigurationError(

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpt.data import checks, shards
-from mpt.data.broken import LeftOut, OnError
+from mpt.data.examples import STALL_SECONDS, Data
+from mpt.data.left_out import LeftOut, OnError
 from mpt.data.pictures import Augmentation, sides_of
-from mpt.data.pipeline import STALL_SECONDS
-from mpt.data.shards import Part, Shards
+from mpt.data.shards import Part, Reading, Shards
 from mpt.data.tfds_prepared import Reference, package, prepared, said
 from mpt.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mpt.data.pipeline import Data
 
 HELD_OUT = ("validation", "test")
 OWN_FUNCTION = "load it in a function of your own: dataset=python"
@@ -51,76 +48,51 @@ def build(
 ) -> Data:
     """x float32 (height, width, channels) in [0, 1], y int32; with mixtures y float32 (classes,).
 
-    The order is that of `mpt.data.shards`.
-
     Args:
-        batch_size: rows in a training batch.
-        seed: of the order, and of what is random of an image and of the mixtures.
-        name: of the dataset, as TensorFlow Datasets has it.
-        config: of several that the dataset has; null takes the only one.
-        version: three numbers, or * for any; null takes the newest that is there.
+        name: as TensorFlow Datasets has it; of several configs or versions null takes the only one,
+            or the newest that is there.
         split: a split string of its, as `train` or `train[:90%]`.
         validation_split: the like; null takes the split `validation`, else `test`, else none.
-        data_dir: that holds prepared datasets; null takes TFDS_DATA_DIR, else
-            ~/tensorflow_datasets.
+        data_dir: of prepared datasets; null takes TFDS_DATA_DIR, else ~/tensorflow_datasets.
         download: let TensorFlow Datasets download and prepare what is not there.
-        image_key: the feature that is x; null takes the first of `as_supervised`.
-        label_key: the feature that is y; null takes the second of `as_supervised`.
-        size: that the model gets, pixels: of both sides, or (height, width); null takes the images
-            as they are, without crops and mirroring.
-        channels: 1 or 3; images of other channels are converted. null takes those of the images.
-        crop_area: smallest share of an image's area in a training image's random crop; null takes
-            the centre, as validation does.
-        flip: mirror half of the training images, left for right.
-        mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
-        cutmix: alpha of the Beta distribution of what a box from another image leaves; 0 cuts
-            nothing. With mixup too, each batch has one of them, by half.
-        randaugment: operations of RandAugment on each training image; 0 does none.
-        magnitude: of these operations, 0 to 30.
-        center: share of a side that is kept around the centre in validation.
-        buffer: records from which the next one is drawn.
-        shuffle: a new order for each epoch.
-        on_error: fail refuses a truncated file; skip takes the records before the break. An image
-            that cannot be decoded ends the run.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
+        image_key, label_key: the features that are x and y; null takes those of `as_supervised`.
+        size: null takes the images as they are, without crops and mirroring.
+        channels: null takes those of the images.
+        buffer: records from which the next one is drawn, in the order of `mpt.data.shards`.
+        on_error: skip takes a truncated file up to the break. A broken image ends the run.
 
     Raises:
-        ConfigurationError: the package or the data are not there, the data are not images of
-            classes, or values out of range.
+        ConfigurationError: the package or the data are not there, or are not images of classes.
     """
     checks.batch(batch_size)
     wanted = Reference(name, config, version)
-    builder = prepared(wanted, data_dir, download)
-    image_key, label_key = _keys(builder.info, image_key, label_key)
-    augmentation = _augmentation(
-        builder.info.features[image_key],
-        size,
-        channels,
-        Augmentation((1, 1), 3, crop_area, flip, mixup, center, cutmix, randaugment, magnitude),
-    )
-    classes = builder.info.features[label_key].num_classes
-    parse = _parser(builder.info.features, image_key, label_key, classes)
-    left_out = LeftOut()
-    held_out_name = _held_out(builder.info, validation_split)
-    train, held_out = (
-        Shards(_parts(builder.info, each, key, on_error, left_out), parse, classes)
-        for each, key in ((split, "split"), (held_out_name, "validation_split"))
-    )
+    info = prepared(wanted, data_dir, download).info
+    keys = _keys(info, image_key, label_key)
+    asked = Augmentation((1, 1), 3, crop_area, flip, mixup, center, cutmix, randaugment, magnitude)
+    augmentation = _augmentation(info.features[keys[0]], size, channels, asked)
+    train, held_out, left_out = _shards(info, keys, split, validation_split, on_error)
     checks.enough(train.rows, batch_size, f"{wanted}, {split}", left_out.warning)
-    return shards.as_data(
-        train,
-        held_out,
-        augmentation,
-        name=name,
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        buffer=buffer,
-        held_out_name=held_out_name or "none",
-        left_out=left_out,
-        warnings=_shared(train, held_out),
-        stall_seconds=stall_seconds,
+    reading = Reading(batch_size, seed, shuffle, buffer)
+    data = shards.as_data(
+        train, held_out, augmentation, reading, left_out, name=name, stall_seconds=stall_seconds
     )
+    return replace(data, warnings=(*data.warnings, *_shared(train, held_out)))
+
+
+def _shards(
+    info: Any, keys: tuple[str, str], split: str, validation_split: str | None, on_error: OnError
+) -> tuple[Shards, Shards, LeftOut]:
+    """Those to train on, those to validate on, and what is left out of both."""
+    classes = info.features[keys[1]].num_classes
+    parse, left_out = _parser(info.features, *keys, classes), LeftOut()
+    train, held_out = (
+        Shards(each or "none", _parts(info, each, key, on_error, left_out), parse, classes)
+        for each, key in (
+            (split, "split"),
+            (_held_out(info, validation_split), "validation_split"),
+        )
+    )
+    return train, held_out, left_out
 
 
 def _keys(info: Any, image_key: str | None, label_key: str | None) -> tuple[str, str]:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpt.data import checks, shards
-from mpt.data.broken import LeftOut, OnError
+from mpt.data.examples import STALL_SECONDS, Data
+from mpt.data.left_out import LeftOut, OnError
 from mpt.data.pictures import Augmentation, sides_of
-from mpt.data.pipeline import STALL_SECONDS
-from mpt.data.shards import Part, Shards
+from mpt.data.shards import Part, Reading, Shards
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-    from mpt.data.pipeline import Data
 
 TRAINING, HELD_OUT = "train-*", "validation-*"
 
@@ -51,35 +49,14 @@ def build(
 ) -> Data:
     """x float32 (height, width, channels) in [0, 1], y int32; with mixtures y float32 (classes,).
 
-    The order is a function of the seed and the epoch: shards in a new order, sixteen read at once,
-    their records drawn from a buffer. A run that goes on reads the epoch's records again up to its
-    place, without decoding them.
+    A run that goes on reads the epoch's records again up to its place, without decoding them.
 
     Args:
-        batch_size: rows in a training batch.
-        seed: of the order, and of what is random of an image and of the mixtures.
         path: a folder with the files `train-*` and `validation-*`.
-        size: that the model gets, pixels: of both sides, or (height, width).
-        channels: 1 or 3; images of other channels are converted.
-        crop_area: smallest share of an image's area in a training image's random crop; null takes
-            the centre, as validation does.
-        flip: mirror half of the training images, left for right.
-        mixup: alpha of the Beta distribution of a mixture's weight; 0 mixes nothing.
-        cutmix: alpha of the Beta distribution of what a box from another image leaves; 0 cuts
-            nothing. With mixup too, each batch has one of them, by half.
-        randaugment: operations of RandAugment on each training image; 0 does none.
-        magnitude: of these operations, 0 to 30.
-        center: share of a side that is kept around the centre in validation.
-        classes: labels are below `first_label` plus this.
-        first_label: of the first class; ImageNet's files count from 1.
-        image_key: feature that holds an encoded image.
-        label_key: feature that holds its label.
-        buffer: records from which the next one is drawn.
-        shuffle: a new order for each epoch.
-        name: of the dataset.
-        on_error: fail refuses a truncated file; skip takes the records before the break. An image
-            that cannot be decoded ends the run.
-        stall_seconds: a batch that takes longer to come is taken for one that never will.
+        classes: labels are below `first_label`, that of the first class, plus this.
+        image_key, label_key: features that hold an encoded image and its label.
+        buffer: records from which the next one is drawn, in the order of `mpt.data.shards`.
+        on_error: skip takes a truncated file up to the break. A broken image ends the run.
 
     Raises:
         ConfigurationError: no files, a truncated one, or values out of range.
@@ -88,11 +65,10 @@ def build(
     augmentation = Augmentation(
         sides_of(size), channels, crop_area, flip, mixup, center, cutmix, randaugment, magnitude
     )
-    folder = Path(path).expanduser()
-    left_out = LeftOut()
+    folder, left_out = Path(path).expanduser(), LeftOut()
     parse = _parser(image_key, label_key, first_label, classes)
     train, held_out = (
-        Shards(_counted(folder, pattern, on_error, left_out), parse, classes)
+        Shards(pattern, _counted(folder, pattern, on_error, left_out), parse, classes)
         for pattern in (TRAINING, HELD_OUT)
     )
     if not train.rows:
@@ -102,18 +78,9 @@ def build(
             remedy="give the folder of the shards",
         )
     checks.enough(train.rows, batch_size, str(folder), left_out.warning)
+    reading = Reading(batch_size, seed, shuffle, buffer)
     return shards.as_data(
-        train,
-        held_out,
-        augmentation,
-        name=name,
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        buffer=buffer,
-        held_out_name=HELD_OUT,
-        left_out=left_out,
-        stall_seconds=stall_seconds,
+        train, held_out, augmentation, reading, left_out, name=name, stall_seconds=stall_seconds
     )
 
 

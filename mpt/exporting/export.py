@@ -56,10 +56,9 @@ def run(
 
     Args:
         run_dir: folder of the run that trained them.
-        command: the command line.
         verbosity: -1 quiet, 0 normal, 1 verbose.
         allow: modules and files whose code the user admits.
-        composed: has no use here.
+        command, composed: have no use here.
         to: the folder or file to write, which must not exist; None: in `run_dir`.
         form: saved_model, or tflite, whose `config` has to be of a model in float32.
         as_json: print one JSON object on stdout, and nothing else there.
@@ -71,11 +70,7 @@ def run(
         ConfigurationError: the configuration or the input cannot be used, the format cannot do
             what the model does, or the target cannot be written.
     """
-    target = run_dir / NAMES[form] if to is None else Path(os.path.abspath(to))
-    if os.path.lexists(target):
-        raise ConfigurationError(
-            f"{target} is there already", where="--to", remedy="remove it, or name another"
-        )
+    target = _target(run_dir, to, form)
     console = Console(verbosity)
     # What a builder prints would come before the object.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -83,35 +78,20 @@ def run(
     for text in prepared.warnings:
         console.warning(text)
     x = first_batch(prepared.data)[0]
-    above = next(folder for folder in target.parents if folder.is_dir())
-    try:
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=above) as folder:
-            aside = Path(folder) / target.name
-            expected = prepared.model(x, training=False)
-            given = _written(prepared.model, aside, form, x, expected, verbosity)
-            difference, largest = _difference(expected, given)
-            allowed = TOLERANCE[_rounding(prepared, form)] * largest
-            if not difference <= allowed:
-                console.error(
-                    f"The exported model differs from the Keras model: by {difference:.3g} in "
-                    f"outputs of up to {largest:.3g}. It was not kept."
-                )
-                return errors.FAILED
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(aside, target)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{target} cannot be written: {error.strerror or error}", where="--to"
-        ) from error
+    differences = _exported(prepared, target, form, x, verbosity)
+    if not differences["difference"] <= differences["allowed_difference"]:
+        console.error(
+            f"The exported model differs from the Keras model: by {differences['difference']:.3g} "
+            f"in outputs of up to {differences['largest_output']:.3g}. It was not kept."
+        )
+        return errors.FAILED
     content = {
         "run": str(run_dir),
         "format": form,
         "path": str(target),
         "policy": prepared.choice.name,
         "examples": int(keras.tree.flatten(x)[0].shape[0]),
-        "difference": difference,
-        "largest_output": largest,
-        "allowed_difference": allowed,
+        **differences,
         "bytes": _bytes(target),
         "float32_weights_bytes": _float32_weights(prepared),
     }
@@ -120,6 +100,46 @@ def run(
     else:
         _show(content)
     return errors.OK
+
+
+def _target(run_dir: Path, to: str | None, form: str) -> Path:
+    """What is to be written. ConfigurationError where it is there."""
+    target = run_dir / NAMES[form] if to is None else Path(os.path.abspath(to))
+    if os.path.lexists(target):
+        raise ConfigurationError(
+            f"{target} is there already", where="--to", remedy="remove it, or name another"
+        )
+    return target
+
+
+def _exported(
+    prepared: Prepared, target: Path, form: str, x: Any, verbosity: int
+) -> dict[str, float]:
+    """Write the model to `target`, and keep it there if its outputs for `x` are close enough.
+
+    Returns:
+        difference: from the Keras model's outputs; largest_output, of those; allowed_difference.
+    """
+    above = next(folder for folder in target.parents if folder.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=above) as folder:
+            aside = Path(folder) / target.name
+            expected = prepared.model(x, training=False)
+            given = _written(prepared.model, aside, form, x, expected, verbosity)
+            difference, largest = _difference(expected, given)
+            allowed = TOLERANCE[_rounding(prepared, form)] * largest
+            if difference <= allowed:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(aside, target)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{target} cannot be written: {error.strerror or error}", where="--to"
+        ) from error
+    return {
+        "difference": difference,
+        "largest_output": largest,
+        "allowed_difference": allowed,
+    }
 
 
 def _written(

@@ -33,7 +33,6 @@ def build(
     Args:
         shape: of one example, (height, width, channels).
         classes: units of the softmax output; None makes a linear output of `outputs` units.
-        outputs: units of a regression's output.
         architecture: a name of keras.applications, as ResNet50, MobileNetV2, EfficientNetB0.
         include_top: the architecture's own classifier; false puts average pooling and one dense
             layer named `head` in its place.
@@ -52,37 +51,21 @@ def build(
     import keras
 
     function = _named(architecture)
-    parameters = inspect.signature(function).parameters
-    arguments = dict(arguments or {})
-    for key in arguments:
-        if key not in parameters or key in ("weights", "classes", "include_top", "input_tensor"):
-            raise ConfigurationError(
-                f"{architecture} takes no argument {key!r} here",
-                where=f"model.arguments.{key}",
-                value=key,
-                allowed=[p for p in parameters if p not in ("weights", "input_tensor")],
-            )
-    if "include_preprocessing" in parameters:
-        arguments.setdefault("include_preprocessing", include_preprocessing)
+    given = _arguments(architecture, function, arguments or {}, include_preprocessing)
     image = keras.Input(image_shape(shape, architecture), name="image")
     source = image
     if architecture.startswith("EfficientNetB") and not include_preprocessing:
         source = keras.layers.Rescaling(255.0, name="to_pixels")(image)
     try:
         if include_top:
-            base = function(
-                include_top=True,
-                weights=None,
-                input_tensor=source,
-                classes=outputs if classes is None else classes,
-                classifier_activation="linear" if classes is None else "softmax",
-                **arguments,
-            )
-            output = base.outputs[0]
+            own = {
+                "classes": outputs if classes is None else classes,
+                "classifier_activation": "linear" if classes is None else "softmax",
+            }
         else:
-            arguments.setdefault("pooling", "avg")
-            base = function(include_top=False, weights=None, input_tensor=source, **arguments)
-            output = head(classes, outputs)(base.outputs[0])
+            own, given = {}, {"pooling": "avg", **given}
+        base = function(include_top=include_top, weights=None, input_tensor=source, **own, **given)
+        output = base.outputs[0] if include_top else head(classes, outputs)(base.outputs[0])
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
             f"{architecture} cannot be built for examples of shape {tuple(shape)}: {error}",
@@ -90,6 +73,27 @@ def build(
             remedy="take larger images or another architecture",
         ) from error
     return keras.Model(image, output, name=name)
+
+
+def _arguments(
+    architecture: str,
+    function: Callable[..., keras.Model],
+    asked: Mapping[str, Any],
+    include_preprocessing: bool,
+) -> dict[str, Any]:
+    """What the function is given besides input and output. ConfigurationError: it takes it not."""
+    parameters = inspect.signature(function).parameters
+    for key in asked:
+        if key not in parameters or key in ("weights", "classes", "include_top", "input_tensor"):
+            raise ConfigurationError(
+                f"{architecture} takes no argument {key!r} here",
+                where=f"model.arguments.{key}",
+                value=key,
+                allowed=[p for p in parameters if p not in ("weights", "input_tensor")],
+            )
+    if "include_preprocessing" not in parameters:
+        return dict(asked)
+    return {"include_preprocessing": include_preprocessing, **asked}
 
 
 def architectures() -> list[str]:

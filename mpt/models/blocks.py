@@ -7,6 +7,7 @@ and operations alone, so that a saved model needs no code of ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mpt.errors import ConfigurationError
@@ -37,6 +38,46 @@ def check_dropout(dropout: float) -> None:
         raise ConfigurationError(
             f"{dropout} is not a share of units to drop", where="model.dropout", allowed=["[0, 1)"]
         )
+
+
+def stack(
+    x: Any,
+    *,
+    depth: int,
+    dropout: float,
+    epsilon: float,
+    initializers: Callable[[], tuple[Any, Any]],
+    **others: Any,
+) -> Any:
+    """The embeddings' dropout, `depth` blocks, and a norm of what comes out of them.
+
+    Args:
+        x: (batch, length, width), the embeddings.
+        depth: number of blocks, named block1 and so on.
+        dropout: share of units dropped of `x`, and of what each block adds.
+        epsilon: of all norms.
+        initializers: makes those of a block's kernels, `initializer` and `last_initializer`.
+        **others: of `block`.
+
+    Returns:
+        (batch, length, width).
+    """
+    from keras import layers
+
+    if dropout:
+        x = layers.Dropout(dropout, name="embedding_dropout")(x)
+    for index in range(1, depth + 1):
+        initializer, last_initializer = initializers()
+        x = block(
+            x,
+            dropout=dropout,
+            epsilon=epsilon,
+            initializer=initializer,
+            last_initializer=last_initializer,
+            path=f"block{index}",
+            **others,
+        )
+    return layers.LayerNormalization(epsilon=epsilon, name="norm")(x)
 
 
 def block(

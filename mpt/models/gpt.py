@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mpt.errors import ConfigurationError
-from mpt.models.blocks import block, check_dropout, check_width, with_positions
+from mpt.models.blocks import check_dropout, check_width, stack, with_positions
 from mpt.models.inputs import at_least_one
 
 if TYPE_CHECKING:
@@ -38,18 +38,16 @@ def build(
     GPT-2 small is depth 12, heads 12, width 768 on 1024 tokens of a vocabulary of 50,257:
     124,439,808 parameters, and with the vocabulary padded to 50,304 rows 124,475,904.
 
-    `precision.head=float32`, the default, has the product with the embedding in float32;
-    `precision.head=policy` has it in the policy's dtype, which a large vocabulary wants.
+    The product with the embedding is in float32, or for `precision.head=policy` in its dtype.
 
     Args:
         shape: of one example, (length,) token ids.
         classes: size of the vocabulary.
-        depth: number of blocks.
-        heads: of each block's attention.
+        depth: number of blocks, each with so many `heads` of attention.
         width: of the embeddings, a multiple of `heads`.
-        dropout: share of units dropped after the embeddings and of what each block adds, in [0, 1).
-        pad_vocabulary: the vocabulary is filled up to a multiple of this, which tensor cores are
-            faster on; 1 leaves it. The tokens added never occur, and soon have no probability.
+        dropout: share of units dropped of the embeddings and of what each block adds, in [0, 1).
+        pad_vocabulary: fill the vocabulary up to a multiple of this, on which tensor cores are
+            faster, by tokens that never occur; 1 leaves it.
         name: of the Keras model.
 
     Returns:
@@ -61,6 +59,33 @@ def build(
     import keras
     from keras import layers
 
+    vocabulary = _vocabulary(shape, classes, name)
+    check_width(width, heads)
+    check_dropout(dropout)
+    depth = at_least_one(depth, "model.depth")
+    rows = -(-vocabulary // at_least_one(pad_vocabulary, "model.pad_vocabulary")) * pad_vocabulary
+    normal = partial(keras.initializers.RandomNormal, 0.0)
+    tokens = keras.Input((int(shape[0]),), dtype="int32", name="tokens")
+    embedding = layers.ReversibleEmbedding(
+        rows, width, embeddings_initializer=normal(SPREAD), name="token_embedding"
+    )
+    x = stack(
+        with_positions(embedding(tokens), normal(SPREAD)),
+        depth=depth,
+        heads=heads,
+        causal=True,
+        approximate=True,
+        dropout=dropout,
+        epsilon=1e-5,
+        # So that the sum of what the blocks add keeps its spread, however many there are.
+        initializers=lambda: (normal(SPREAD), normal(SPREAD / (2 * depth) ** 0.5)),
+    )
+    logits = embedding(x, reverse=True)
+    return keras.Model(tokens, layers.Activation("linear", name="head")(logits), name=name)
+
+
+def _vocabulary(shape: Sequence[int], classes: int | None, name: str) -> int:
+    """The size of the vocabulary. ConfigurationError where the examples are no tokens."""
     if len(shape) != 1 or classes is None:
         raise ConfigurationError(
             f"model {name!r} takes sequences of token ids (length,) and predicts tokens; the data "
@@ -70,31 +95,4 @@ def build(
             remedy="take a dataset of tokens, as dataset.vocabulary=256 dataset.length=128 of "
             "dataset=synthetic",
         )
-    check_width(width, heads)
-    check_dropout(dropout)
-    depth = at_least_one(depth, "model.depth")
-    rows = -(-classes // at_least_one(pad_vocabulary, "model.pad_vocabulary")) * pad_vocabulary
-    normal = partial(keras.initializers.RandomNormal, 0.0)
-    tokens = keras.Input((int(shape[0]),), dtype="int32", name="tokens")
-    embedding = layers.ReversibleEmbedding(
-        rows, width, embeddings_initializer=normal(SPREAD), name="token_embedding"
-    )
-    x = with_positions(embedding(tokens), normal(SPREAD))
-    if dropout:
-        x = layers.Dropout(dropout, name="embedding_dropout")(x)
-    for index in range(1, depth + 1):
-        x = block(
-            x,
-            heads=heads,
-            causal=True,
-            approximate=True,
-            dropout=dropout,
-            epsilon=1e-5,
-            initializer=normal(SPREAD),
-            # So that the sum of what the blocks add keeps its spread, however many there are.
-            last_initializer=normal(SPREAD / (2 * depth) ** 0.5),
-            path=f"block{index}",
-        )
-    x = layers.LayerNormalization(epsilon=1e-5, name="norm")(x)
-    logits = embedding(x, reverse=True)
-    return keras.Model(tokens, layers.Activation("linear", name="head")(logits), name=name)
+    return classes

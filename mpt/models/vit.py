@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpt.errors import ConfigurationError
-from mpt.models.blocks import block, check_dropout, check_width, with_positions
+from mpt.models.blocks import check_dropout, check_width, stack, with_positions
 from mpt.models.inputs import at_least_one, head, image_shape
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ def build(
     Args:
         shape: of one example, (height, width, channels), both sides multiples of `patch`.
         classes: units of the softmax output; None makes a linear output of `outputs` units.
-        outputs: units of a regression's output.
         patch: side of a patch, pixels.
-        depth: number of blocks.
-        heads: of each block's attention.
+        depth: number of blocks, each with so many `heads` of attention.
         width: of the embeddings, a multiple of `heads`.
         dropout: share of units dropped after the embeddings and of what each block adds, in [0, 1).
         pool: token adds one word, whose last state goes to the output layer; mean averages all.
@@ -57,10 +55,35 @@ def build(
         ConfigurationError: a shape that patches do not cover, heads that do not divide the width.
     """
     import keras
-    from keras import layers, ops
+    from keras import layers
 
     patch, depth = at_least_one(patch, "model.patch"), at_least_one(depth, "model.depth")
     sides = image_shape(shape, name, smallest=patch)
+    _check(sides, patch, pool)
+    check_width(width, heads)
+    check_dropout(dropout)
+    normal = partial(keras.initializers.TruncatedNormal, 0.0)
+    image = keras.Input(sides, name="image")
+    x = layers.Conv2D(width, patch, strides=patch, name="patch_embedding")(image)
+    x = layers.Reshape((sides[0] // patch * (sides[1] // patch), width), name="patches")(x)
+    if pool == "token":
+        x = _with_token(x, normal(0.02))
+    x = stack(
+        with_positions(x, normal(0.02)),
+        depth=depth,
+        heads=heads,
+        causal=False,
+        approximate=False,
+        dropout=dropout,
+        epsilon=1e-6,
+        initializers=lambda: ("glorot_uniform", "glorot_uniform"),
+    )
+    x = x[:, 0] if pool == "token" else layers.GlobalAveragePooling1D(name="pool")(x)
+    return keras.Model(image, head(classes, outputs)(x), name=name)
+
+
+def _check(sides: tuple[int, int, int], patch: int, pool: str) -> None:
+    """ConfigurationError where patches do not cover the image, or there is no such pool."""
     if sides[0] % patch or sides[1] % patch:
         raise ConfigurationError(
             f"patches of {patch}x{patch} do not cover images of {sides[0]}x{sides[1]}",
@@ -72,36 +95,14 @@ def build(
         raise ConfigurationError(
             f"there is no pool {pool!r}", where="model.pool", value=pool, allowed=POOLS
         )
-    check_width(width, heads)
-    check_dropout(dropout)
-    normal = partial(keras.initializers.TruncatedNormal, 0.0)
-    image = keras.Input(sides, name="image")
-    x = layers.Conv2D(width, patch, strides=patch, name="patch_embedding")(image)
-    x = layers.Reshape((sides[0] // patch * (sides[1] // patch), width), name="patches")(x)
-    if pool == "token":
-        none = ops.zeros_like(x[:, :1, 0], dtype="int32")
-        token = layers.Embedding(
-            1, width, embeddings_initializer=normal(0.02), name="class_embedding"
-        )
-        x = layers.Concatenate(axis=1, name="words")([token(none), x])
-    x = with_positions(x, normal(0.02))
-    if dropout:
-        x = layers.Dropout(dropout, name="embedding_dropout")(x)
-    for index in range(1, depth + 1):
-        x = block(
-            x,
-            heads=heads,
-            causal=False,
-            approximate=False,
-            dropout=dropout,
-            epsilon=1e-6,
-            initializer="glorot_uniform",
-            last_initializer="glorot_uniform",
-            path=f"block{index}",
-        )
-    x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
-    if pool == "token":
-        x = x[:, 0]
-    else:
-        x = layers.GlobalAveragePooling1D(name="pool")(x)
-    return keras.Model(image, head(classes, outputs)(x), name=name)
+
+
+def _with_token(words: Any, initializer: Any) -> Any:
+    """`words` (batch, length, width) with a trained one before them."""
+    from keras import layers, ops
+
+    none = ops.zeros_like(words[:, :1, 0], dtype="int32")
+    token = layers.Embedding(
+        1, words.shape[-1], embeddings_initializer=initializer, name="class_embedding"
+    )
+    return layers.Concatenate(axis=1, name="words")([token(none), words])

@@ -49,55 +49,35 @@ def build(
     """The optimizer of a run, not yet wrapped for loss scaling.
 
     Args:
-        name: sgd, adam, adamw, lamb, lion, or the name of any other optimizer class of Keras; case
-            does not matter.
+        name: sgd, adam, or that of any other optimizer class of Keras, in small letters or not.
         learning_rate: base or peak of the schedule, at least 0.
         total_steps: training steps of the run. With accumulation the schedule spans
             `total_steps // gradient_accumulation_steps` optimizer steps.
         weight_decay: decoupled decay a step, times the learning rate; 0 is none.
-        weight_decay_exclude: variables that do not decay, as `mpt.optim.decay` has them:
-            norms_and_biases, and patterns of their paths.
+        weight_decay_exclude: norms_and_biases, or patterns of paths, as `mpt.optim.decay` has it.
         global_clipnorm: largest L2 norm of all gradients together, unscaled; None does not clip.
         gradient_accumulation_steps: training steps whose gradients make one optimizer step.
         ema: keep a moving average of the weights, which replaces them at the end.
-        schedule: {name: constant|cosine|warmup_cosine|piecewise, ...}; its steps are optimizer
-            steps.
+        schedule: {name: constant|cosine|warmup_cosine|piecewise, ...}, in optimizer steps.
         **arguments: further arguments of the Keras class.
 
     Raises:
         ConfigurationError: an unknown name or argument, or a value that the class refuses.
     """
-    if not isinstance(name, str) or name.lower() not in CLASSES:
-        raise ConfigurationError(
-            f"There is no optimizer {name!r}.", where="optimizer.name", allowed=CLASSES, value=name
-        )
-    base = CLASSES[name.lower()]
+    base = _class_of(name)
     _check_number("learning_rate", learning_rate, least=0)
     _check_number("weight_decay", weight_decay, least=0)
     if global_clipnorm is not None:
         _check_number("global_clipnorm", global_clipnorm, least=0, strictly=True)
     decay.check(weight_decay_exclude)
     every = gradient_accumulation_steps
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ConfigurationError(
-            f"{every!r} cannot be used.",
-            where="optimizer.gradient_accumulation_steps",
-            allowed=["a whole number, 1 or more"],
-        )
-    if every > 1 and ema and arguments.get("ema_overwrite_frequency"):
-        raise ConfigurationError(
-            "The weights cannot be overwritten by their average within an accumulation.",
-            where="optimizer.ema_overwrite_frequency",
-            remedy="leave it out, or set optimizer.gradient_accumulation_steps=1.",
-        )
+    _check_accumulation(every, overwrites=ema and bool(arguments.get("ema_overwrite_frequency")))
     parameters = _parameters(base)
     _check_names(name, parameters, arguments)
     given = {
         **{key: _as_declared(parameters[key], value) for key, value in arguments.items()},
         "learning_rate": schedules.build(
-            schedule,
-            learning_rate=float(learning_rate),
-            total_steps=max(1, total_steps // every),
+            schedule, learning_rate=float(learning_rate), total_steps=max(1, total_steps // every)
         ),
         # AdamW refuses None, and the others multiply by a decay of 0 at a cost.
         "weight_decay": float(weight_decay) if weight_decay or name.lower() == "adamw" else None,
@@ -146,6 +126,30 @@ def unwrapped(model: keras.Model) -> Iterator[None]:
     finally:
         model.optimizer = optimizer
         settings.config = compiled
+
+
+def _class_of(name: str) -> type[keras.Optimizer]:
+    if not isinstance(name, str) or name.lower() not in CLASSES:
+        raise ConfigurationError(
+            f"There is no optimizer {name!r}.", where="optimizer.name", allowed=CLASSES, value=name
+        )
+    return CLASSES[name.lower()]
+
+
+def _check_accumulation(every: int, *, overwrites: bool) -> None:
+    """ConfigurationError where `every` is no number of steps, or the weights are overwritten."""
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ConfigurationError(
+            f"{every!r} cannot be used.",
+            where="optimizer.gradient_accumulation_steps",
+            allowed=["a whole number, 1 or more"],
+        )
+    if every > 1 and overwrites:
+        raise ConfigurationError(
+            "The weights cannot be overwritten by their average within an accumulation.",
+            where="optimizer.ema_overwrite_frequency",
+            remedy="leave it out, or set optimizer.gradient_accumulation_steps=1.",
+        )
 
 
 def _parameters(base: type[keras.Optimizer]) -> dict[str, inspect.Parameter]:

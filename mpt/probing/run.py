@@ -63,12 +63,7 @@ def run(
             precision, or a batch or the reference is not finite; nothing was written.
     """
     run_dir = Path(os.path.abspath(run_dir))
-    if (run_dir / PROBE).exists():
-        raise ConfigurationError(
-            f"There is a probe in this folder already: {PROBE}.",
-            where=f"run_dir={run_dir}",
-            remedy="name another folder, or leave run_dir out to get a new one",
-        )
+    _refuse_another(run_dir)
     console = Console(verbosity)
     try:
         # What a builder prints would come before the object.
@@ -94,6 +89,15 @@ def run(
         print(f"picture: {run_dir / name}")
     print(f"probe: {run_dir}", flush=True)
     return errors.OK
+
+
+def _refuse_another(run_dir: Path) -> None:
+    if (run_dir / PROBE).exists():
+        raise ConfigurationError(
+            f"There is a probe in this folder already: {PROBE}.",
+            where=f"run_dir={run_dir}",
+            remedy="name another folder, or leave run_dir out to get a new one",
+        )
 
 
 def _findings(

@@ -6,6 +6,8 @@ from typing import Any
 
 from mpt.state_fields import Fields
 
+EARLY = ("early_stopping", "callback")
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -14,6 +16,11 @@ class Reason:
     rule: str
     step: int
     message: str
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the run stops early by it; else it has diverged."""
+        return self.rule in EARLY
 
     @classmethod
     def kept(cls, state: Any) -> "Reason":

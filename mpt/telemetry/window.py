@@ -1,8 +1,12 @@
 """What the host learns from one drain of the device's ring: the material of every metric."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+Rows = dict[str, np.ndarray]
+"""Measurement -> float32 (steps,), in the order of the steps."""
 
 
 @dataclass(frozen=True)
@@ -11,7 +15,7 @@ class Window:
 
     Attributes:
         step: number of the last step, counted from 1.
-        rows: measurement -> float32 array of shape (steps,), in the order of the steps.
+        rows: what was measured of each.
         seconds: wall time of the steps, s, without evaluation or saving.
         examples: examples trained on.
         metrics: Keras's training metrics, means since the epoch's start.
@@ -20,7 +24,7 @@ class Window:
     """
 
     step: int
-    rows: dict[str, np.ndarray]
+    rows: Rows
     seconds: float
     examples: int
     metrics: dict[str, float] = field(default_factory=dict)
@@ -53,3 +57,41 @@ class Window:
         """The `train/*` tags: the steps' mean loss, and Keras's metrics since the epoch began."""
         values = {f"train/{name}": value for name, value in self.metrics.items()}
         return {**values, "train/loss": self.loss}
+
+
+class OpenWindow:
+    """The steps since the last window was closed.
+
+    Attributes:
+        since: number of the last step of that window; 0 where there is none yet.
+        seconds: wall time of the steps so far, s.
+    """
+
+    def __init__(self, since: int = 0, rows: Rows | None = None, seconds: float = 0.0) -> None:
+        self.since, self.seconds = since, seconds
+        self._pieces = [rows] if rows else []
+
+    def add(self, rows: Rows) -> None:
+        """Take what was measured of further steps."""
+        if rows["loss"].size:
+            self._pieces.append(rows)
+
+    @property
+    def rows(self) -> Rows:
+        """What was measured of the steps so far; empty where there are none."""
+        if len(self._pieces) > 1:
+            columns = self._pieces[0]
+            joined = {c: np.concatenate([rows[c] for rows in self._pieces]) for c in columns}
+            self._pieces = [joined]
+        return self._pieces[0] if self._pieces else {}
+
+    def close(self, step: int, batch_size: int, **measured: Any) -> Window:
+        """The window of the steps up to `step`; the next one begins there.
+
+        Args:
+            measured: of `Window`, besides.
+        """
+        examples = (step - self.since) * batch_size
+        window = Window(step, self.rows, self.seconds, examples, **measured)
+        self.since, self.seconds, self._pieces = step, 0.0, []
+        return window

@@ -245,7 +245,7 @@ class TestLock:
         RunFolder.create(tmp_path).close()
 
     def test_a_file_system_that_never_knows_its_own_file_again(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("mpt.run_folder._is_at", lambda file, path: False)
+        monkeypatch.setattr("mpt.folder_lock._is_at", lambda file, path: False)
         with RunFolder.create(tmp_path) as folder:
             folder.write_json("report.json", {})
             with pytest.raises(ConfigurationError, match="Another process is training"):

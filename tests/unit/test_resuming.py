@@ -8,11 +8,12 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
-from mpt import resuming
+from mpt import resuming, run_configuration
 from mpt.checkpoint import Checkpoints
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
-from mpt.resuming import FREE, FURTHER, Ended, Resumption
+from mpt.resuming import Ended, Resumption
+from mpt.run_configuration import FREE, FURTHER
 from mpt.run_folder import RunFolder
 from mpt.schema import TrainConfig
 
@@ -80,7 +81,7 @@ class TestWhatIsThere:
         (tmp_path / "empty").mkdir()
         assert resuming.find(tmp_path / "empty", config) is None
         with pytest.raises(ConfigurationError, match="nothing to resume"):
-            resuming.configuration(tmp_path / "empty")
+            run_configuration.read(tmp_path / "empty")
 
     def test_a_run_without_a_checkpoint(self, run, config):
         found = resuming.find(run(config), config)
@@ -206,7 +207,7 @@ class TestWhatIsAskedFor:
 
     def test_where_it_stopped_early_it_goes_on_under_other_limits_only(self, run, config):
         with_limits = {"training": {"step": 50, "stopped": {"rule": "early_stopping"}}}
-        own = resuming._limits(config)
+        own = run_configuration.limits(config)
         folder = run(config, step=50, state={**with_limits, "folder": {"limits": own}})
         assert resuming.find(folder, config).state["training"]["stopped"]
         # By the configuration that the checkpoint was written under: that in the folder may be new.
@@ -244,12 +245,12 @@ def test_other_data_or_fewer_steps_are_refused(run, config):
 
 def test_the_overrides_of_a_run(run, config):
     folder = run(config)
-    assert resuming.overrides(folder) == []
+    assert run_configuration.overrides(folder) == []
     file = folder / ".hydra/overrides.yaml"
     file.write_text("- seed=1\n- name='a b'\n")
-    assert resuming.overrides(folder) == ["seed=1", "name='a b'"]
+    assert run_configuration.overrides(folder) == ["seed=1", "name='a b'"]
     for text in ("{", "a: 1", "- [1]\n- 2\n", json.dumps({"x": 1})):
         file.write_text(text)
-        assert resuming.overrides(folder) == []
+        assert run_configuration.overrides(folder) == []
     file.unlink()
-    assert resuming.overrides(folder) == []
+    assert run_configuration.overrides(folder) == []

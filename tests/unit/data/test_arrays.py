@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpt.data import arrays, pipeline
-from mpt.data.pipeline import Data
+from mpt.data import arrays, gathering
+from mpt.data.examples import Data
 from mpt.errors import ConfigurationError
 
 X = np.random.default_rng(0).integers(0, 256, (40, 4, 3), np.uint8)
@@ -33,10 +33,10 @@ def test_npz(tmp_path: Path, save: Any, order: str) -> None:
 
 
 def test_an_uncompressed_npz_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MEMORY_MAP_ABOVE", 1)
+    monkeypatch.setattr(gathering, "MEMORY_MAP_ABOVE", 1)
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     found = arrays._arrays(tmp_path / "data.npz", None)
-    assert pipeline.is_large_map(found["x"])
+    assert gathering.is_large_map(found["x"])
     np.testing.assert_array_equal(found["x"], X)
     np.testing.assert_array_equal(found["y"], Y)
     data = build(tmp_path / "data.npz", validation_fraction=0)

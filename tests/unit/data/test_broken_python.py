@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mpt.data import python, scan
 from mpt.data.errors import first_batch, input_error, words
-from mpt.data.pipeline import Data
+from mpt.data.examples import Data
 from mpt.errors import ConfigurationError
 
 SIZE = 24

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpt.data import arrays, idx, pipeline
-from mpt.data.pipeline import Data, Examples, from_arrays
+from mpt.data import arrays, gathering, idx
+from mpt.data.examples import Data, Examples
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 
@@ -154,7 +155,7 @@ def test_the_fingerprint_tells_of_the_rows_left_out() -> None:
 
 
 def test_rows_left_out_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MEMORY_MAP_ABOVE", 1)
+    monkeypatch.setattr(gathering, "MEMORY_MAP_ABOVE", 1)
     monkeypatch.setattr("mpt.data.broken.CHUNK_BYTES", 24)  # several chunks
     x, y = rows()
     x[[0, 13, 39]] = np.nan

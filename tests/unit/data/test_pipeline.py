@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mpt.data import checks, pipeline
-from mpt.data.pipeline import Data, Examples, from_arrays
+from mpt.data import checks, gathering, pipeline
+from mpt.data.examples import Data, Examples
+from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 
@@ -206,7 +207,7 @@ def test_a_position_is_reached_without_the_batches_before_it(
     def gather(examples: Examples, wanted: np.ndarray, scale: float | None) -> Any:
         return lambda positions: tf.numpy_function(note, [positions], tf.int32)
 
-    monkeypatch.setattr(pipeline, "_gather", gather)
+    monkeypatch.setattr(pipeline, "gather", gather)
     data = build(rows(700), batch_size=2, validation_fraction=0)
     next(iter(data.at(340)))  # late in the first block
     assert 0 < len(made) <= 1 + pipeline.PREFETCHED_BATCHES + 2 * pipeline.PARALLEL_BATCHES
@@ -253,9 +254,9 @@ def test_large_maps_are_read_by_the_batch(tmp_path: Any, monkeypatch: pytest.Mon
     np.save(tmp_path / "x.npy", values)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     in_memory = build(rows(30, x=mapped))
-    monkeypatch.setattr(pipeline, "MEMORY_MAP_ABOVE", 1)
+    monkeypatch.setattr(gathering, "MEMORY_MAP_ABOVE", 1)
     from_file = build(rows(30, x=mapped))
-    assert pipeline.is_large_map(mapped)
+    assert gathering.is_large_map(mapped)
     assert from_file.element_spec == in_memory.element_spec
     for (x, y), (x_file, y_file) in zip(
         in_memory.train.take(12), from_file.train.take(12), strict=True

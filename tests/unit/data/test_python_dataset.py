@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mpt.data import python
-from mpt.data.pipeline import Data
+from mpt.data.examples import Data
 from mpt.errors import ConfigurationError
 
 X = np.arange(30, dtype=np.float32)[:, np.newaxis]

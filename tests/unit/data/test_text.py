@@ -82,7 +82,7 @@ def test_a_file_that_is_too_large_for_memory_is_mapped(tmp_path, monkeypatch):
     ids.tofile(tmp_path / "train.bin")
     settings = {"validation_fraction": 0.1, "seed": 3}
     read = all_rows(built(tmp_path, **settings).train, 20)
-    monkeypatch.setattr("mpt.data.pipeline.MEMORY_MAP_ABOVE", 1000)
+    monkeypatch.setattr("mpt.data.gathering.MEMORY_MAP_ABOVE", 1000)
     mapped = all_rows(built(tmp_path, **settings).train, 20)
     for one, other in zip(read, mapped, strict=True):
         np.testing.assert_array_equal(one, other)

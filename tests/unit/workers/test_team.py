@@ -122,7 +122,7 @@ def test_a_stranger_at_a_workers_door_is_turned_away():
 
 
 def test_a_stranger_at_a_workers_address_is_told(monkeypatch):
-    monkeypatch.setattr("mpt.workers.team.STRANGER_SECONDS", 0.5)
+    monkeypatch.setattr("mpt.workers.meeting.STRANGER_SECONDS", 0.5)
     pair = clusters(2)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

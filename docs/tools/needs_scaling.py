@@ -1,6 +1,6 @@
-"""Draws needs_scaling.svg beside this file from a sweep of `mpt train recipe=needs_scaling`.
+"""Draws needs_scaling.svg in docs/images from a sweep of `mpt train recipe=needs_scaling`.
 
-command: python docs/images/needs_scaling.py SWEEP
+command: python docs/tools/needs_scaling.py SWEEP
 """
 
 import json
