@@ -48,6 +48,11 @@ WORDS = {
 OTHER_RUNS = {"mpt evaluate RUN dataset.validation_fraction=null": "of_fashion_mnist"}
 
 
+PROJECT = "spirals"  # that `mpt init` has made
+# Where a command is typed, if not in the folder that has everything.
+PLACES = {"mpt train --config-dir configs --allow spirals recipe=spirals": PROJECT}
+
+
 def words(text: str) -> list[str]:
     """A command's arguments, with what stands for something else replaced."""
     stands_for = {**WORDS, "RUN": OTHER_RUNS.get(text, "RUN")}

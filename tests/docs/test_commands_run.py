@@ -128,14 +128,13 @@ class Forker:
 
     def __call__(self, words: list[str], folder: Path) -> Ended:
         job = {"words": words, "folder": str(folder), "output": str(folder / "output.txt")}
-        paths = [str(documented.ROOT), str(folder)]
-        job["environment"] = {"PYTHONPATH": os.pathsep.join(paths)}
+        job["environment"] = {"PYTHONPATH": str(documented.ROOT)}
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        return Ended(code, (folder / "output.txt").read_text())
+        return Ended(code, (folder / "output.txt").read_text(errors="replace"))
 
     def close(self) -> None:
         """End the process."""
@@ -160,6 +159,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, forkers: "Queue[Forker]") -> 
     laid_out.data(folder)
     laid_out.shards(folder / "imagenet")
     forker = forkers.get()
+    assert forker(["init", laid_out.PROJECT], folder).code == 0
     for name, choices in {"RUN": (), **laid_out.CHOICES}.items():
         ended = forker(["train", *choices, *SHORT, f"run_dir={name}"], folder)
         assert ended.code == 0, ended.said
@@ -189,13 +189,14 @@ def ended(
         folder = tmp_path_factory.mktemp("command", numbered=True) / "here"
         shutil.copytree(base, folder)
         words = smaller(laid_out.words(text))
-        for word in words:
-            key, _, name = word.partition("=")
-            if key in ("run_dir", "hydra.sweep.dir"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+        makes = [
+            word.partition("=")[2] for word in words if re.match(r"run_dir|hydra\.sweep\.", word)
+        ]
+        for name in [*makes, *(words[1:] if words[0] == "init" else [])]:
+            shutil.rmtree(folder / name, ignore_errors=True)
         forker = forkers.get()
         try:
-            return forker(words, folder)
+            return forker(words, folder / laid_out.PLACES.get(text, ""))
         finally:
             forkers.put(forker)
             shutil.rmtree(folder)

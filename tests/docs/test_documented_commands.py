@@ -61,6 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     laid_out.data(folder)
     (folder / "imagenet").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["init", laid_out.PROJECT]) == 0
     for name in laid_out.RUNS:
         report = pages_study.report("float32", 0, folder / name)
         pages_study.write(folder / name, report, pages_study.metrics(report))
@@ -147,15 +150,20 @@ def sooner(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("text", MPT)
 def test_mpt_takes_it(
-    text: str, folder: Path, stopped_short: list[Any], monkeypatch: Any, capfd: Any
+    text: str,
+    folder: Path,
+    stopped_short: list[Any],
+    tmp_path: Path,
+    monkeypatch: Any,
+    capfd: Any,
 ) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
+    here = folder / laid_out.PLACES.get(text, "")
+    monkeypatch.chdir(tmp_path if text.startswith("mpt init") else here)
     words = sooner(laid_out.words(text))
     code = main(words)
     said = capfd.readouterr()
     assert code == STATED.get(text, 0), f"{TYPED[text].place}: {said.err}"
-    answers = {"--help", "--cfg", "compare", "show"} & set(words) or text in STATED
+    answers = {"--help", "--cfg", "compare", "show", "init"} & set(words) or text in STATED
     if not answers and "resume=" not in text:
         assert stopped_short, "it was to begin something"
 
