@@ -87,9 +87,9 @@ def brief(results: dict[str, Any]) -> str:
             case = by_name.get((work, policy))
             row += [_ratio(case, side) for side in NAMES]
         gained = [gains[key] for key in ((work, policy) for policy in policies) if key in gains]
-        rows.append([*row, f"{1 / gained[0]:.2f} times" if gained else NONE])
+        rows.append([*row, f"{1 / gained[0]:.2f}" if gained else NONE])
     sides = [f"{policy} / {name}" for policy in policies for name in NAMES.values()]
-    heads = ["", *sides, "bfloat16 is as fast as float32"]
+    heads = ["", *sides, "bfloat16, times float32's speed"]
     return f"{table(heads, rows)}\n\n{provenance(cases)}"
 
 
