@@ -1,11 +1,9 @@
 """Writes docs/configuration.md, the reference of every key: `python docs/tools/configuration.py`.
 
-Types, bounds and what a key means come from mpt/schema.py, or for a model, a dataset and an
-optimizer from the docstring of the function that `_target_` names; defaults and choices from
-configs/. Nothing of TensorFlow is imported.
+Types, bounds and what a key means come from mpt/schema.py; defaults, choices, and what a key of a
+model, a dataset or an optimizer means from the files of configs/ and their comments.
 """
 
-import ast
 import re
 import types
 import typing
@@ -20,7 +18,6 @@ from mpt import schema
 from mpt.config import configs_dir, default_choices
 
 PAGE = Path(__file__).resolve().parents[1] / "configuration.md"
-ROOT = PAGE.parents[1]
 HEAD = """\
 # Configuration
 
@@ -122,7 +119,8 @@ def _open_group(group: str, default: str) -> Iterator[str]:
 
 def _open_rows(group: str, choice: str) -> list[tuple[str, ...]]:
     content = _yaml(f"{group}/{choice}.yaml")
-    meanings = _comments(group, choice) | _arguments(content.pop("_target_"))
+    del content["_target_"]
+    meanings = _comments(group, choice)
     return [
         (f"`{group}.{key}`", f"`{_text(value)}`", meanings.get(key, ""))
         for key, value in _flat(content).items()
@@ -170,7 +168,7 @@ def _comments(group: str, choice: str) -> dict[str, str]:
     above: list[str] = []
     for line in (configs_dir() / group / f"{choice}.yaml").read_text().splitlines():
         if line.lstrip().startswith("#"):
-            if line.startswith(" "):
+            if found:  # else it is the file's head
                 above.append(line.strip().lstrip("# "))
             continue
         match = re.match(r"( *)(\w+):[^#]*(?:\s#\s*(.*))?$", line)
@@ -181,29 +179,6 @@ def _comments(group: str, choice: str) -> dict[str, str]:
         found[".".join(parents)] = " ".join([*above, match[3] or ""]).strip()
         above = []
     return found
-
-
-def _arguments(target: str) -> dict[str, str]:
-    """What the docstring of the function that a `_target_` names says of each argument."""
-    module, _, name = target.rpartition(".")
-    path = ROOT / module.replace(".", "/")
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _google(ast.get_docstring(node) or "")
-        if isinstance(node, ast.ImportFrom) and name in [each.name for each in node.names]:
-            return _arguments(f"{node.module}.{name}")
-    raise LookupError(f"no {target}")
-
-
-def _google(docstring: str) -> dict[str, str]:
-    """The entries below "Args:", each each on one line."""
-    section = re.search(r"^Args:\n((?: .*\n?|\n)*)", docstring, re.MULTILINE)
-    entries = re.findall(r"^    (\w+): ((?:.*)(?:\n {6,}.*)*)", section[1] if section else "", re.M)
-    return {
-        key: " ".join(text.split()).removesuffix(".").replace("None", "null")
-        for key, text in entries
-    }
 
 
 def _hints(kind: Any) -> list[tuple[str, Any]]:
