@@ -24,8 +24,9 @@ def main(file: Path) -> None:
     pairing = comparison["pairings"][0]
     baseline = pairing["baseline"]
     mpl.rcParams |= {"font.size": 10, "svg.hashsalt": "question"}
-    figure, (speed, memory, accuracy) = plt.subplots(1, 3, figsize=(9, 2.4), layout="constrained")
-    figure.suptitle(comparison["verdicts"][0]["sentence"], fontweight="bold", x=0.01, ha="left")
+    figure, (speed, memory, accuracy) = plt.subplots(1, 3, figsize=(9, 2.2), layout="constrained")
+    sentence = comparison["verdicts"][0]["sentence"]
+    figure.suptitle(sentence, fontsize=11, fontweight="bold", x=0.01, ha="left")
     _draw(speed, pairing["speedup"], 1.0, f"speed, times {baseline}'s")
     of_device = pairing["memory_ratio"] is not None
     ratio = pairing["memory_ratio" if of_device else "host_memory_ratio"]

@@ -75,22 +75,27 @@ def comparison(sweep: str) -> None:
 
 def dashboard(run: str) -> None:
     """The layout that mpt gives to TensorBoard's page of custom scalars."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mpt", "board", run, "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        (address,) = re.findall(r"http://\S+", server.stdout.readline())
-        with browser(1400, 1000) as driver:
-            driver.get(f"{address.rstrip('/')}/#custom_scalars")
+    with tempfile.TemporaryDirectory(prefix="mpt-") as folder:  # TensorBoard shows where it lies
+        copy = shutil.copytree(run, Path(folder) / Path(run).name)
+        with board(copy) as address, browser(1400, 1000) as driver:
+            driver.get(f"{address}/#custom_scalars")
             end = time.monotonic() + SECONDS
             while "loss scale" not in driver.execute_script(TEXT).lower():
                 assert time.monotonic() < end, "the dashboard does not come"
                 time.sleep(0.5)
             time.sleep(5)  # the curves are drawn one after another
             save(driver, IMAGES / "dashboard.png")
+
+
+@contextmanager
+def board(run: Path) -> Iterator[str]:
+    """The address of `mpt board` over a run."""
+    command = [sys.executable, "-m", "mpt", "board", str(run), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        (address,) = re.findall(r"http://\S+", server.stdout.readline())
+        yield address.rstrip("/")
     finally:
         server.terminate()
         server.wait()
