@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/performance.md, out of a results file; nothing is measured."""
+"""The tables and pictures of the documentation, out of a results file; nothing is measured."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from bench.targets import NAMES, Case, Figure, against, is_void, share
 from bench.work import STEP_TIMES, WORKS
 
 PAGE = ROOT / "docs/performance.md"
+README = ROOT / "README.md"
 IMAGES = ROOT / "docs/images"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 PROFILES = ("<!-- profiles:begin -->", "<!-- profiles:end -->")
@@ -24,8 +25,9 @@ def write(
     page: Path = PAGE,
     images: Path = IMAGES,
     profiles: Path = FOLDER,
+    readme: Path = README,
 ) -> None:
-    """Put tables and profiles between the page's markers, and the pictures beside them.
+    """Put tables and profiles between the pages' markers, and the pictures beside them.
 
     Raises:
         ValueError: the page lacks a pair of markers, or has more than one.
@@ -38,6 +40,7 @@ def write(
     whole = between(page.read_text(), text(results))
     taken = "\n".join(documented(profiles)) or f"{NONE.capitalize()}."
     page.write_text(between(whole, taken, *PROFILES))
+    readme.write_text(between(readme.read_text(), brief(results)))
 
 
 def image(policy: str) -> str:
@@ -69,6 +72,30 @@ def text(results: dict[str, Any]) -> str:
         parts += ["### Start-up and telemetry", others]
     parts += [missing(results, cases), provenance(results["cases"].values())]
     return "\n\n".join(part for part in parts if part)
+
+
+def brief(results: dict[str, Any]) -> str:
+    """One row a network: what bfloat16 gains, and what a step takes of the peers' time."""
+    cases = targets.step_times(results)
+    gains = {(work, policy): ratio for work, policy, ratio in targets.speed_ups(cases)}
+    by_name = {(case["work"], case["policy"]): case for case in cases}
+    policies = list(dict.fromkeys(case["policy"] for case in cases))
+    rows = []
+    for work in dict.fromkeys(case["work"] for case in cases):
+        row = [work]
+        for policy in policies:
+            case = by_name.get((work, policy))
+            row += [_ratio(case, side) for side in NAMES]
+        gained = [gains[key] for key in ((work, policy) for policy in policies) if key in gains]
+        rows.append([*row, f"{1 / gained[0]:.2f}" if gained else NONE])
+    sides = [f"{policy} / {name}" for policy in policies for name in NAMES.values()]
+    heads = ["", *sides, "bfloat16, times float32's speed"]
+    return f"{table(heads, rows)}\n\n{provenance(cases)}"
+
+
+def _ratio(case: Case | None, side: str) -> str:
+    figure = None if case is None or is_void(case) else against(case, side)
+    return NONE if figure is None else f"{figure.value:.2f}"
 
 
 def times(cases: Sequence[Case]) -> str:

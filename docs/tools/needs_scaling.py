@@ -87,7 +87,7 @@ def main(sweep: Path) -> None:
         axes.grid(axis="y", color="#e4e7ea", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    output = Path(__file__).with_suffix(".svg")
+    output = Path(__file__).resolve().parents[1] / "images/needs_scaling.svg"
     figure.savefig(output, metadata={"Date": None})
     print(output)
 

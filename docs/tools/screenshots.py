@@ -1,6 +1,6 @@
-"""Takes compare.png and dashboard.png beside this file, in a headless Chromium.
+"""Takes compare.png and dashboard.png in docs/images, by a headless Chromium.
 
-command: python docs/images/screenshots.py SWEEP RUN
+command: python docs/tools/screenshots.py SWEEP RUN
 
 SWEEP is a folder that `mpt train -m` left: its page by `mpt compare SWEEP --html`. RUN is a run's:
 TensorBoard's dashboard by `mpt board RUN`. chromium and chromedriver must be installed.
@@ -22,7 +22,7 @@ import matplotlib.image as mpl_image
 import numpy as np
 from selenium import webdriver
 
-IMAGES = Path(__file__).parent
+IMAGES = Path(__file__).resolve().parents[1] / "images"
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
 SECONDS = 90.0
 # Text of the page, through shadow roots.

@@ -1,7 +1,7 @@
-"""Draws what commands print, as a terminal shows it, into SVG files beside this one.
+"""Draws what commands print, as a terminal shows it, into SVG files in docs/images.
 
-command: python docs/images/terminal.py            train.svg and doctor.svg
-         python docs/images/terminal.py --tests    test.svg too, which takes as long as the tests
+command: python docs/tools/terminal.py            train.svg and doctor.svg
+         python docs/tools/terminal.py --tests    test.svg too, which takes as long as the tests
 """
 
 import io
@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-IMAGES = Path(__file__).parent
-ROOT = IMAGES.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "docs/images"
 HOME = "/home/me"  # stands for the scratch folder of the run
 WIDTH = 120
 SHOWN_STEPS = 2  # of the lines of steps, so many at the beginning and at the end

@@ -109,6 +109,7 @@ def assert_report(run, code, said):
         assert main(["show", str(run), "-q"]) == 0
 
 
+@pytest.mark.slow
 @examples(5)
 @given(command_lines())
 def test_a_few_runs(answered, words):

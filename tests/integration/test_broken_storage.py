@@ -456,6 +456,7 @@ def as_nobody(*lines):
 
 
 class TestReadOnly:
+    @pytest.mark.slow
     def test_a_folder_that_turns_read_only(self, disturbed, mpt, disk, undisturbed):
         run = disk.place / "run"
         bind = f"mount --bind {run} {run} && mount -o remount,bind,ro {run}"

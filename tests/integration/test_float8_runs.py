@@ -61,6 +61,7 @@ def test_inspect_shows_it(mpt):
     assert "products of 4 Dense layers, " in text
 
 
+@pytest.mark.slow
 def test_evaluate_under_its_own_policy_and_others(mpt, runs):
     own = json.loads(mpt("evaluate", str(runs / "float8"), "--json").out)
     assert own["policy"] == own["trained"]["policy"] == "float8"
@@ -73,6 +74,7 @@ def test_evaluate_under_its_own_policy_and_others(mpt, runs):
     assert json.loads(other.out)["policy"] == "float8"
 
 
+@pytest.mark.slow
 def test_export(mpt, runs, tmp_path):
     done = mpt("export", str(runs / "float8"), "--to", str(tmp_path / "saved"))
     assert done.code == 0, done.err

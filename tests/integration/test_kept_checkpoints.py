@@ -46,6 +46,7 @@ def test_the_newest_and_the_best(tmp_path):
     assert read_header(tmp_path / "run" / report["artifacts"]["best_checkpoint"])["best"]
 
 
+@pytest.mark.slow
 def test_none_while_it_trains_is_one_at_its_end_and_one_where_it_is_cut(tmp_path):
     own = ("trainer.checkpoint_every=null", "trainer.keep_best=false", *DIGITS)
     (tmp_path / "signals.json").write_text(json.dumps([["train_batch_end", 9, "SIGTERM"]]))
@@ -65,6 +66,7 @@ def test_one_every_so_many_minutes():
     assert steps("seldom") == [26]
 
 
+@pytest.mark.slow
 def test_a_run_that_always_diverges_goes_back_so_often_and_no_more(tmp_path):
     own = (*DIVERGING, "dataset.kwargs={first: 10, last: 1000}", "trainer.max_rollbacks=2")
     assert train(main, "run", *own) == 3

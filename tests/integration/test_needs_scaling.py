@@ -106,6 +106,7 @@ def test_the_probe_recommends_the_fixed_scale(mpt: Callable[..., Any]) -> None:
     assert recommendation["initial_scale"] == 2.0**24
 
 
+@pytest.mark.slow
 def test_one_seed_in_short(accuracy: Callable[..., float]) -> None:
     short = ("trainer.epochs=15", "seed=1")
     reference = accuracy(*FLOAT32, *short)

@@ -180,11 +180,18 @@ def at(report: dict[str, Any], key: str) -> Any:
     return found
 
 
+# Of the others the composition is tested at each `make test`, and the training by `make test-all`.
+QUICK = ("smoke", "vit_small")
+
+
 def test_every_recipe_has_a_smoke_form() -> None:
     assert list(FORMS) == RECIPES
 
 
-@pytest.mark.parametrize("recipe", FORMS)
+@pytest.mark.parametrize(
+    "recipe",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FORMS],
+)
 def test_a_smoke_form_trains(trained: Callable[..., dict[str, Any]], recipe: str) -> None:
     form = FORMS[recipe]
     report = trained(recipe, *form.overrides)

@@ -83,6 +83,7 @@ def test_float32_with_schedule_accumulation_and_average(tmp_path):
     assert steps == [5, 8, 10, 15, 16, 20, 24, 25, 26]
 
 
+@pytest.mark.slow
 def test_bfloat16_with_a_callback_that_counts(tmp_path):
     unbroken, resumed = in_pieces(
         tmp_path,
@@ -95,6 +96,7 @@ def test_bfloat16_with_a_callback_that_counts(tmp_path):
     assert rates[0] != rates[-1], "the callback never did anything"
 
 
+@pytest.mark.slow
 def test_float8_whose_scales_follow_former_steps(tmp_path):
     rule = "precision.overrides=[{match: logits, policy: float8}]"
     unbroken, resumed = in_pieces(tmp_path, after(5), *DIGITS, "precision=mixed_bfloat16", rule)
@@ -103,6 +105,7 @@ def test_float8_whose_scales_follow_former_steps(tmp_path):
     assert any(row.get("quantization") == "float8" for row in table)
 
 
+@pytest.mark.slow
 def test_float16_with_overflows(tmp_path):
     unbroken, resumed = in_pieces(tmp_path, after(4, 13), *OVERFLOWS)
     assert_identical(unbroken, resumed)

@@ -116,6 +116,7 @@ def lite(file):
         return tf.lite.Interpreter(model_path=file)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit(mpt, scenes):
     words = ("train", *TINY, f"dataset.path={scenes}", "precision=float32")
     assert mpt(*words, "run_dir=whole").code == 0
@@ -129,6 +130,7 @@ def test_a_run_goes_on_bit_for_bit(mpt, scenes):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -160,6 +162,7 @@ def test_weights_of_classes_are_those_of_counted_pixels(scenes):
     np.testing.assert_allclose(weight, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["probe", "inspect"])
 def test_what_looks_at_a_model_takes_a_label_for_each_pixel(mpt, scenes, command):
     words = [word for word in TINY if not word.startswith(("trainer.", "-q"))]

@@ -81,6 +81,7 @@ def slow(tmp_path, part):
     return lambda: file.exists() and file.read_text() == part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [

@@ -190,6 +190,7 @@ def test_steps_per_execution_changes_no_number(mpt, tmp_path):
     assert report_of(tmp_path / "3")["execution"]["steps_per_execution"] == 3
 
 
+@pytest.mark.slow
 def test_xla_trains_with_stock_normalization(mpt, tmp_path):
     words = ("model=resnet", "dataset=synthetic", "dataset.shape=[8,8,3]", "trainer.steps=2")
     tiny = ("batch_size=4", "dataset.examples=20", "telemetry.peak=false", "model.depth=8")

@@ -29,6 +29,7 @@ def train(mpt):
     return call
 
 
+@pytest.mark.slow
 def test_validation_sees_the_average_and_training_does_not(train):
     words = ("optimizer.ema=true", "+optimizer.ema_momentum=0.9", "optimizer.learning_rate=0.01")
     whole = train("whole", *words, "trainer.steps=30", "trainer.eval_every=15")

@@ -167,6 +167,7 @@ def check_averaged(folder, members):
             np.testing.assert_array_equal(before[0], before[1])
 
 
+@pytest.mark.slow
 def test_two_devices_of_one_process_do_the_same(whole, tmp_path):
     mirrored = ("device.strategy=mirrored", "device.logical_cpus=2")
     codes, said = train(tmp_path, [{}], *mirrored, f"run_dir={tmp_path}/plain")
@@ -182,6 +183,7 @@ def test_two_devices_of_one_process_do_the_same(whole, tmp_path):
     check_averaged(tmp_path, members=1)
 
 
+@pytest.mark.slow
 def test_a_run_outlives_a_worker_and_a_signal_to_one(whole, tmp_path):
     """Three workers, of whom one is killed; two go on, of whom one has a signal; one ends it."""
     run, event = tmp_path / "run", tmp_path / "event.json"
@@ -240,6 +242,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_come_and_a_port_that_is_taken(tmp_path):
     pair = tf_configs(2)
     port = int(json.loads(pair[1]["TF_CONFIG"])["cluster"]["worker"][1].rpartition(":")[2])

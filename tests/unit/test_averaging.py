@@ -41,7 +41,7 @@ def step(model):
     model.train_on_batch(X, Y)
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_pass_sees_the_average_and_leaves_the_weights(every):
     model = compiled(every)
     loop, average = evaluation(model), None

@@ -143,7 +143,9 @@ def test_a_page_and_its_pictures_come_from_the_results_alone(tmp_path):
     page.write_text("\n".join(["# P", *markers, "after"]))
     found = measured(case(), case("cnn", "mixed_bfloat16", mpt=(11.0, 11.0, 11.0)))
     (tmp_path / "profiles-mlp.json").write_text(json.dumps(profile("mpt")))
-    documents.write(found, page, tmp_path, tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# R\n{documents.BEGIN}\n{documents.END}\n")
+    documents.write(found, page, tmp_path, tmp_path, readme)
     text = page.read_text()
     begin, end = documents.PROFILES
     assert "| **step** | **2.0** |" in text.partition(begin)[2].partition(end)[0]
@@ -200,3 +202,20 @@ def test_a_policy_without_units_is_left_out_with_the_reason():
     assert pointless("mixed_float16", "gpu", MACHINE) is None
     assert pointless("tf32", "gpu", MACHINE) is None
     assert pointless("tf32", "cpu", MACHINE) is not None
+
+
+def test_the_readme_s_table_has_a_row_a_network():
+    half = case("cnn", "mixed_bfloat16", mpt=(4.0, 4.0, 4.0))
+    text = documents.brief(measured(case("cnn", mpt=(8.0, 8.0, 8.0)), half))
+    head, _, row, *_ = text.splitlines()
+    assert head.endswith("| bfloat16, times float32's speed |")
+    assert row.startswith("| cnn | 0.")
+    assert row.endswith("| 2.00 |")
+
+
+def test_the_readme_has_the_figures_of_the_results():
+    found = json.loads((results.FOLDER / "amd-epyc-2-cores-bf16.json").read_text())
+    page = documents.README.read_text()
+    assert documents.between(page, documents.brief(found)) == page, (
+        "run: make bench ARGS=--docs-only"
+    )

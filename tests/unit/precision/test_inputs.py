@@ -39,6 +39,7 @@ def test_an_input_cast_there_gives_the_same(family, policy):
         np.testing.assert_array_equal(model(x), model(tf.cast(x, found)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["cnn", "resnet", "vit"])
 def test_a_training_on_inputs_cast_there_is_the_same(family):
     random = np.random.default_rng(0)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from mpt.loss_scale import LossScaleOptimizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BLOCKS = re.findall(
     r"^```python\n(.*?)^```$", (ROOT / "docs/library.md").read_text(), re.MULTILINE | re.DOTALL
 )
