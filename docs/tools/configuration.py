@@ -211,10 +211,15 @@ def _text(value: Any) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
+    lines = [head, ("---",) * len(head), *(tuple(map(_plain, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(cell: str) -> str:
+    """A cell whose text is no Markdown; what is in backticks is code."""
+    parts = cell.replace("|", r"\|").split("`")
+    parts[::2] = [re.sub(r"(?<!\w)_|_(?!\w)|[*<]", r"\\\g<0>", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
         if fence:
             while not lines[end].strip().startswith("```"):
                 end += 1
-            yield start + 1, fence[1], [line.removeprefix("   ") for line in lines[start:end]]
+            yield start + 1, fence[1], textwrap.dedent("\n".join(lines[start:end])).split("\n")
         elif lines[number].startswith("    ") and (number == 0 or not lines[number - 1].strip()):
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
                 end += 1

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ def pages() -> dict[str, list[tuple[str, str]]]:
 def test_what_runs_elsewhere_is_still_there() -> None:
     assert set(ELSEWHERE) <= set(pages())
     assert len(set(pages()) - set(ELSEWHERE)) >= 4
+    assert sum(bool(printed) for _, printed in pages()["docs/precision.md"]) == 2
 
 
 @pytest.mark.parametrize("page", [name for name in pages() if name not in ELSEWHERE])
@@ -63,7 +65,7 @@ def test_a_model_in_three_files(
     (configuration,) = re.findall(r"```yaml\n(.*?)```", CONTRIBUTING.read_text(), re.S)
     folder = tmp_path / "configs/model"
     folder.mkdir(parents=True)
-    (folder / "linear.yaml").write_text(re.sub("^   ", "", configuration, flags=re.M))
+    (folder / "linear.yaml").write_text(textwrap.dedent(configuration))
     done = mpt("inspect", "--config-dir", "configs", "model=linear", "precision=float32")
     assert done.code == 0, done.err
     assert "model       linear" in done.out
