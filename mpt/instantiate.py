@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt.argument_types import annotation_of, fits
+from mpt.dotted_names import within
 from mpt.errors import ConfigurationError
 
 # Builders of ours, and classes (never functions, some of which load code) of Keras's.
@@ -62,7 +63,7 @@ def call(node: Mapping[str, Any], *, where: str, allow: tuple[str, ...], **argum
                 node = {**node, key: value}
         if "name" not in signature.parameters and not _takes_any(signature):
             node = {key: value for key, value in node.items() if key != "name"}
-    users = not _within(node["_target_"], (*OURS, *KERAS))
+    users = not within(node["_target_"], (*OURS, *KERAS))
     given = {
         key: _argument(key, value, f"{where}.{key}", allow, users=users or key == "kwargs")
         for key, value in node.items()
@@ -115,7 +116,7 @@ def check_arguments(node: Mapping[str, Any], *, where: str, supplied: tuple[str,
     Raises:
         ConfigurationError: as `call`.
     """
-    if not _within(str(node["_target_"]), OURS[:2]):
+    if not within(str(node["_target_"]), OURS[:2]):
         return
     target = _load_target(node, where, ())
     signature = _signature(target)
@@ -139,7 +140,7 @@ def check_allowed(value: Any, *, where: str, allow: tuple[str, ...], users: bool
     if isinstance(value, Mapping):
         if "_target_" in value:
             path = _check_path(value["_target_"], f"{where}._target_", allow)
-            users = not _within(path, (*OURS, *KERAS))
+            users = not within(path, (*OURS, *KERAS))
             if isinstance(value.get("function"), str):
                 _check_spec(value["function"], f"{where}.function", allow)
         if not users:
@@ -178,7 +179,7 @@ def load_function(spec: str, *, where: str = "function", allow: tuple[str, ...] 
 
 def admits(path: str, allow: tuple[str, ...]) -> bool:
     """Whether `allow` holds the dotted `path`, or a module that it lies in."""
-    return _within(path, _modules(allow))
+    return within(path, _modules(allow))
 
 
 def _load_target(node: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> Callable:
@@ -212,8 +213,8 @@ def _check_path(path: Any, where: str, allow: tuple[str, ...]) -> str:
             allowed=["module.function", "module.Class"],
         )
     admitted = _modules(allow)
-    if not _within(path, (*OURS, *KERAS, *admitted)) or (
-        path in REACHING_OUT and not _within(path, admitted)
+    if not within(path, (*OURS, *KERAS, *admitted)) or (
+        path in REACHING_OUT and not within(path, admitted)
     ):
         raise _not_admitted(path, path.rpartition(".")[0] or path, where)
     if any(part.startswith("_") for part in path.split(".")):
@@ -243,7 +244,7 @@ def _check_spec(spec: str, where: str, allow: tuple[str, ...]) -> tuple[str, str
     if source.endswith(".py"):
         admitted = _file_allowed(source, allow)
     else:
-        admitted = _within(source, (*OURS, *_modules(allow)))
+        admitted = within(source, (*OURS, *_modules(allow)))
     if not admitted:
         raise _not_admitted(spec, source, where)
     return source, name
@@ -255,9 +256,9 @@ def _check_origin(
     """Refuse an object that was made elsewhere than where its name leads."""
     origin = getattr(found, "__module__", None) or ""
     own = inspect.isroutine(found) or inspect.isclass(found)
-    own = own and (origin == home or _within(origin, (*OURS, *_modules(allow))))
+    own = own and (origin == home or within(origin, (*OURS, *_modules(allow))))
     public = tuple(name.replace("keras.", "keras.src.", 1) for name in KERAS)
-    keras_class = inspect.isclass(found) and _within(origin, (*KERAS, *public))
+    keras_class = inspect.isclass(found) and within(origin, (*KERAS, *public))
     if not own and not keras_class:
         raise _not_admitted(path, origin or type(found).__module__, where)
 
@@ -269,10 +270,6 @@ def _not_admitted(path: str, module: str, where: str) -> ConfigurationError:
         allowed=[f"{name}.*" for name in (*OURS, *KERAS)],
         remedy=f"if you trust it, add: --allow {module}",
     )
-
-
-def _within(path: str, modules: tuple[str, ...]) -> bool:
-    return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 
 def _modules(allow: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ import orjson
 
 from mpt import run_configuration
 from mpt.checkpoint import BrokenCheckpoint, Checkpoints, Found
+from mpt.dotted_names import within
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
-from mpt.run_configuration import FURTHER, allowed_differences, is_one_of, limits
+from mpt.run_configuration import FURTHER, allowed_differences, limits
 from mpt.run_folder import METRICS, MODEL, REPORT, RunFolder, read_metrics
 from mpt.schema import LAYER_POLICIES, TrainConfig
 from mpt.state_fields import Fields, whole
@@ -145,14 +146,14 @@ def find(run_dir: Path, config: TrainConfig) -> Ended | Resumption | None:
     if different is None:
         return None
     end = _end(run_dir)
-    if end is not None and not any(is_one_of(key, FURTHER) for key in different):
+    if end is not None and not any(within(key, FURTHER) for key in different):
         return end
     bad = end is not None and end.exit_code != 0
     try:
         found = _checkpoint(run_dir, healthy=bad)
     except ConfigurationError:
         # The rule that stopped it may have been wrong, and the run as good as ever.
-        if not bad or not any(is_one_of(key, ("trainer.stop",)) for key in different):
+        if not bad or not any(within(key, ("trainer.stop",)) for key in different):
             raise
         found = _checkpoint(run_dir, healthy=False)
     if found.found is not None:
@@ -167,7 +168,7 @@ def ended(run_dir: Path, config: TrainConfig) -> Ended | None:
         ConfigurationError: the run there is another one.
     """
     different = allowed_differences(run_dir, config)
-    if different is None or any(is_one_of(key, FURTHER) for key in different):
+    if different is None or any(within(key, FURTHER) for key in different):
         return None
     return _end(run_dir)
 

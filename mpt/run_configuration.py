@@ -5,12 +5,13 @@ only `FREE` may change. Nothing here imports TensorFlow.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mpt import yaml_files
+from mpt.dotted_names import flat, within
 from mpt.errors import ConfigurationError
 from mpt.run_folder import HYDRA
 from mpt.schema import TrainConfig
@@ -39,7 +40,7 @@ def allowed_differences(run_dir: Path, config: TrainConfig) -> list[str] | None:
     if earlier is None:
         return None
     different = _differences(earlier, asdict(config))
-    changed = [key for key in different if not is_one_of(key, FREE)]
+    changed = [key for key in different if not within(key, FREE)]
     if changed:
         raise ConfigurationError(
             f"The run in this folder has another configuration: {', '.join(changed[:5])}"
@@ -115,19 +116,6 @@ def _is_same(before: Any, now: Any) -> bool:
     return before == now or repr(before) == repr(now)  # NaN is not equal to itself
 
 
-def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def limits(config: TrainConfig) -> dict[str, Any]:
     """What says how far a run goes: `FURTHER` and its values."""
-    return {key: value for key, value in flat(asdict(config)) if is_one_of(key, FURTHER)}
-
-
-def is_one_of(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+    return {key: value for key, value in flat(asdict(config)) if within(key, FURTHER)}

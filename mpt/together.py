@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 from mpt import errors
+from mpt.dotted_names import flat
 from mpt.errors import ConfigurationError
 from mpt.leaving import leave_at_once
 from mpt.printable import printable
-from mpt.run_configuration import flat
 from mpt.schema import TrainConfig
 from mpt.workers import ALONE, Team, WorkerLost, assemble, from_environment
 from mpt.workers.channel import SILENT_SECONDS

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from mpt import precision
+from mpt.precision.trace import graph_tensors
 
 _SCOPE = "mpt_call_{}_"
 _SCOPES = re.compile(r"mpt_call_(\d+)_")
@@ -99,7 +100,7 @@ class _Recorder:
             if not self._counts(operation, parent):
                 return original(operation, *args, **kwargs)
             call = self._begin(operation, parent)
-            call.inputs = _tensors((args, kwargs))
+            call.inputs = graph_tensors((args, kwargs))
             self._stack.append(call)
             try:
                 with tf.name_scope(_SCOPE.format(call.index)):
@@ -107,7 +108,7 @@ class _Recorder:
             finally:
                 self._stack.pop()
             call.end = call.graph.version
-            call.outputs = _tensors(outputs)
+            call.outputs = graph_tensors(outputs)
             call.losses = [x for x in getattr(operation, "_losses", ()) if tf.is_tensor(x)]
             return outputs
 
@@ -139,10 +140,6 @@ def innermost(name: str) -> int | None:
     """Index of the innermost call in the name of an operation; None where it has none."""
     found = _SCOPES.findall(name)
     return int(found[-1]) if found else None
-
-
-def _tensors(structure: Any) -> list[tf.Tensor]:
-    return [x for x in keras.tree.flatten(structure) if tf.is_tensor(x) and hasattr(x, "op")]
 
 
 @dataclass
@@ -281,7 +278,9 @@ def _metrics_watched(model: keras.Model, found: list[tuple[str, str, str]]) -> I
 
         def update_state(*args: Any, **kwargs: Any) -> Any:
             dtypes = {
-                t.dtype.name for t in _tensors((args, kwargs)) if t.shape.rank is None or t.shape
+                t.dtype.name
+                for t in graph_tensors((args, kwargs))
+                if t.shape.rank is None or t.shape
             }
             for dtype in sorted(dtypes & {"float16", "bfloat16"}):
                 entry = (metric.name, type(metric).__name__, dtype)

@@ -15,6 +15,7 @@ from mpt.inspection.memory import Estimate
 from mpt.inspection.table import Row
 from mpt.printable import printable
 from mpt.report.numbers import count
+from mpt.report.render import labelled
 from mpt.schema import FLOAT8
 
 NOT_MEASURED = "not measured"
@@ -67,7 +68,7 @@ def _show_numbers(inspection: Inspection, console: Console) -> None:
     if console.is_terminal:
         console.print(_layer_table(inspection.layers))
         _print(console, _legend(inspection.layers), "dim")
-        for table in (_pairs(totals(inspection)), _memory_table(inspection.estimates)):
+        for table in (labelled(totals(inspection)), _memory_table(inspection.estimates)):
             console.print()
             console.print(table)
         console.print()
@@ -259,15 +260,6 @@ def _memory_table(estimates: Sequence[Estimate]) -> Table:
         )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _pairs(pairs: Sequence[tuple[str, str]]) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in pairs:
-        table.add_row(Text(label), Text(text))
     return table
 
 

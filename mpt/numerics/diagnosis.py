@@ -17,7 +17,7 @@ from mpt.numerics import remedies
 from mpt.numerics.provenance import Call, Extent, Fault, Step, is_finite, locate
 from mpt.numerics.remedies import Overrides, dtype_of
 from mpt.numerics.replay import BadArray, Replay, bad_batch, bad_weights
-from mpt.precision import in_float8, walk
+from mpt.precision import in_float8, keras_class, walk
 from mpt.report.numbers import number, power_of_two
 from mpt.schema import HALF
 
@@ -171,7 +171,7 @@ def _rows(rows: Sequence[int]) -> str:
 
 def _weight(blamed: BadArray, weights: Sequence[BadArray], replay: Replay) -> dict[str, Any]:
     layer = dict(walk(replay.model))[blamed.path]
-    kind = _kind(layer)
+    kind = keras_class(layer).__name__
     facts = [("weight", f"{blamed.name} holds {blamed.holds}")]
     if len(weights) > 1:
         facts.append(("weights", f"{len(weights)} are not finite"))
@@ -290,11 +290,11 @@ def _named(call: Call | None, replay: Replay) -> dict[str, str]:
     """A layer's path and class, and both as one name; the model's where train_step is at fault."""
     if call is None:
         model = replay.model
-        kind = _kind(model)
+        kind = keras_class(model).__name__
         return {"path": model.name, "kind": kind, "name": f"train_step of {kind} {model.name!r}"}
     if call.layer is None:
         return {"path": call.path, "kind": "Operation", "name": f"operation {call.path!r}"}
-    kind = _kind(call.layer)
+    kind = keras_class(call.layer).__name__
     name = f"{kind} {call.path!r}"
     if call.repeat:
         name += f" (in its call {call.repeat + 1})"
@@ -306,10 +306,6 @@ def _aside(fault: Fault, word: str) -> str:
     if fault.beside is None:
         return ""
     return f", in its own operations {word} {fault.beside.path!r}"
-
-
-def _kind(layer: Any) -> str:
-    return getattr(layer, "plain_class", type(layer)).__name__
 
 
 def _largest_number(dtype: str | None) -> float:

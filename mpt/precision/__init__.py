@@ -13,7 +13,7 @@ from mpt.precision.audit import verify
 from mpt.precision.float8 import in_float8
 from mpt.precision.fused import fuse, unfuse, unfused
 from mpt.precision.inputs import first_cast
-from mpt.precision.layers import graph_of, is_container, is_functional, walk
+from mpt.precision.layers import graph_of, is_container, is_functional, keras_class, walk
 from mpt.precision.policy import build
 from mpt.precision.reference import computing_in
 from mpt.precision.table import apply_table, computes_float16, notes, table
@@ -30,6 +30,7 @@ __all__ = [
     "in_float8",
     "is_container",
     "is_functional",
+    "keras_class",
     "notes",
     "policies_under",
     "rules_without_effect",

@@ -17,6 +17,7 @@ from mpt.precision.layers import (
     is_container,
     is_functional,
     join_policy,
+    keras_class,
     own_variables,
     policy_name,
     refreeze,
@@ -147,7 +148,7 @@ def _check_outputs(traced: tracing.Trace, plan: Plan, paths: dict[int, str]) -> 
 
 
 def _is_keras(layer: keras.layers.Layer) -> bool:
-    return getattr(layer, "plain_class", type(layer)).__module__.startswith("keras.")
+    return keras_class(layer).__module__.startswith("keras.")
 
 
 def _wrong(path: str, what: str, asked: str, source: str) -> ConfigurationError:

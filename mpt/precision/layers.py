@@ -33,6 +33,11 @@ def walk(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
     return found
 
 
+def keras_class(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
+    """The layer's class, or Keras's own where the layer trains by a fused kernel."""
+    return getattr(layer, "plain_class", type(layer))
+
+
 def descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer and everything below it."""
     return [

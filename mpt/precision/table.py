@@ -13,6 +13,7 @@ from mpt.precision.layers import (
     join_policy,
     keep_inputs,
     keeps_inputs,
+    keras_class,
     policy_name,
     set_policy,
     walk,
@@ -72,7 +73,7 @@ def table(model: keras.Model) -> list[dict[str, str]]:
         rows.append(
             {
                 "path": path,
-                "class": getattr(layer, "plain_class", type(layer)).__name__,
+                "class": keras_class(layer).__name__,
                 "variable_dtype": layer.variable_dtype,
                 "compute_dtype": layer.compute_dtype,
                 "source": plan.asked.get(layer, ("", own))[1],
@@ -98,7 +99,9 @@ def apply_table(model: keras.Model, rows: Sequence[Mapping[str, str]]) -> None:
         pairs = [(layer, by_path.get(path, rows[0] if rows else {})) for path, layer in layers]
     else:
         pairs = [(layer, row) for (_, layer), row in zip(layers, rows, strict=False)]
-    if len(layers) != len(rows) or any(_class(layer) != row["class"] for layer, row in pairs):
+    if len(layers) != len(rows) or any(
+        keras_class(layer).__name__ != row["class"] for layer, row in pairs
+    ):
         raise ConfigurationError(
             f"The table of policies has {len(rows)} layers, and is not of this model of "
             f"{len(layers)}.",
@@ -119,7 +122,3 @@ def apply_table(model: keras.Model, rows: Sequence[Mapping[str, str]]) -> None:
 
 def _dtypes(row: Mapping[str, str]) -> tuple[str, str]:
     return row["variable_dtype"], row["compute_dtype"]
-
-
-def _class(layer: keras.layers.Layer) -> str:
-    return getattr(layer, "plain_class", type(layer)).__name__

@@ -97,7 +97,11 @@ def trace(model: keras.Model, inputs: Any) -> Trace:
     for call in calls:
         owners[call.start : call.end] = [call] * (call.end - call.start)
     return Trace(
-        operations, calls, owners, keras.tree.flatten(held["inputs"]), _tensors(held["outputs"])
+        operations,
+        calls,
+        owners,
+        keras.tree.flatten(held["inputs"]),
+        graph_tensors(held["outputs"]),
     )
 
 
@@ -115,7 +119,7 @@ def _recorded(model: keras.Model, graph: tf.Graph, calls: list[Call]) -> Iterato
         def recorded(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
             if stack and stack[-1].layer is layer:
                 return original(layer, *args, **kwargs)  # a __call__ that called its parent's
-            call = Call(layer, inputs=_tensors((args, kwargs)))
+            call = Call(layer, inputs=graph_tensors((args, kwargs)))
             calls.append(call)
             call.in_branch = tf.compat.v1.get_default_graph() is not graph
             if call.in_branch or any(_is_unit(each.layer) for each in stack):
@@ -128,7 +132,7 @@ def _recorded(model: keras.Model, graph: tf.Graph, calls: list[Call]) -> Iterato
                 outputs = original(layer, *args, **kwargs)
                 stack.pop()
                 call.end = graph.version
-            call.outputs = _tensors(outputs)
+            call.outputs = graph_tensors(outputs)
             return outputs
 
         return recorded
@@ -158,7 +162,8 @@ def _is_unit(layer: keras.layers.Layer) -> bool:
     return not is_container(layer) and type(layer).__module__.startswith("keras.")
 
 
-def _tensors(structure: Any) -> list[tf.Tensor]:
+def graph_tensors(structure: Any) -> list[tf.Tensor]:
+    """The tensors of a graph in a structure, in its order."""
     return [x for x in keras.tree.flatten(structure) if tf.is_tensor(x) and hasattr(x, "op")]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpt.precision import keras_class
 from mpt.probing.exponents import Array, Histogram, chunks, limits
 from mpt.probing.observation import Observation, Seen
 from mpt.schema import HALF
@@ -237,7 +238,7 @@ def _layer(seen: Seen) -> Layer:
     if layer is None:
         dtypes = [str(output.dtype) for output in seen.outputs]
         return Layer(seen.path, "operation", dtypes[0] if dtypes else "", seen.innermost, False)
-    kind = getattr(layer, "plain_class", type(layer)).__name__
+    kind = keras_class(layer).__name__
     return Layer(seen.path, kind, layer.compute_dtype, seen.innermost, seen.movable)
 
 

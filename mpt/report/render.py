@@ -1,6 +1,7 @@
 """A run's report as lines and a table for a console."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,15 @@ def header(report: RunReport, *, total_steps: int | None = None) -> list[tuple[s
 
 def closing_table(report: RunReport) -> Table:
     """What came of the run; what was not measured says so."""
+    return labelled(closing_rows(report))
+
+
+def labelled(rows: Sequence[tuple[str, str]]) -> Table:
+    """A table of labels and texts."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text in closing_rows(report):
+    for label, text in rows:
         table.add_row(Text(label), Text(text))
     return table
 

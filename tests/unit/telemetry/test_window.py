@@ -8,7 +8,7 @@ import pytest
 from mpt.telemetry import loss_scale, throughput
 from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.throughput import Throughput
-from mpt.telemetry.window import Window
+from mpt.telemetry.window import OpenWindow, Window
 
 
 def window(step, scales, finite=None, seconds=2.0, wait=0.0):
@@ -123,3 +123,31 @@ def test_loss_scale_tags():
         "loss_scale/skip_rate": 0.5,
         "loss_scale/consecutive_skips": 1.0,
     }
+
+
+def rows_of(*losses: float) -> dict[str, np.ndarray]:
+    return {
+        "loss": np.array(losses, np.float32),
+        "finite": np.ones(len(losses), np.float32),
+    }
+
+
+def test_an_open_window_takes_pieces_and_begins_anew_where_it_was_closed():
+    window = OpenWindow(since=10)
+    for piece in (rows_of(1.0, 2.0), rows_of(), rows_of(6.0)):
+        window.add(piece)
+    window.seconds += 1.5
+    np.testing.assert_array_equal(window.rows["loss"], [1.0, 2.0, 6.0])
+    closed = window.close(13, batch_size=4, metrics={"accuracy": 0.5})
+    assert (closed.first, closed.step, closed.examples, closed.seconds) == (11, 13, 12, 1.5)
+    assert closed.train_values == {"train/loss": 3.0, "train/accuracy": 0.5}
+    assert (window.since, window.seconds, window.rows) == (13, 0.0, {})
+    window.add(rows_of(7.0))
+    assert window.close(14, batch_size=4).examples == 4
+
+
+def test_an_open_window_goes_on_from_what_was_kept_of_it():
+    window = OpenWindow(10, rows_of(1.0), 0.5)
+    window.add(rows_of(3.0))
+    assert window.close(12, batch_size=1).loss == 2.0
+    assert OpenWindow(10, {}, 0.0).rows == {}
