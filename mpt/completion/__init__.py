@@ -5,7 +5,7 @@ completion does, and gets one candidate a line. No Hydra is imported, so that a 
 fifth of a second.
 """
 
-from mpt.completion.candidates import Candidate, candidates
-from mpt.completion.scripts import SHELLS, answer, script
+from mpt.completion.candidates import SHELLS, Candidate, candidates
+from mpt.completion.scripts import answer, script
 
 __all__ = ["SHELLS", "Candidate", "answer", "candidates", "script"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from mpt import choices
 from mpt.completion import keys
 
+SHELLS = ("bash", "zsh", "fish")
 OVERRIDDEN = ("train", "inspect", "probe", "bisect", "evaluate", "export", "doctor")
 OF_PATHS = ("compare", "show", "board", "evaluate", "export", "doctor")
 WORDS = {"doctor": {"data": "how fast the data come, without a model"}}
@@ -74,8 +75,6 @@ def _after(name: str, given: list[str], word: str) -> Iterable[Candidate]:
         return _flags(name)
     found: list[Candidate] = []
     if name == "completion":
-        from mpt.completion.scripts import SHELLS
-
         return [Candidate(shell) for shell in SHELLS]
     if not given:
         found += [Candidate(text, help) for text, help in WORDS.get(name, {}).items()]

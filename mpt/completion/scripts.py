@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from mpt.completion.candidates import Candidate
+from mpt.completion.candidates import SHELLS, Candidate
 
 # Bash gets whole words, and replaces only what follows the last of COMP_WORDBREAKS.
 BASH = r"""
@@ -49,7 +49,6 @@ end
 complete -c mpt -f -a '(__mpt_complete)'
 """
 
-SHELLS = ("bash", "zsh", "fish")
 SCRIPTS = dict(zip(SHELLS, (BASH, ZSH, FISH), strict=True))
 INSTALLED = {
     "bash": '# in ~/.bashrc:  eval "$(mpt completion bash)"',
