@@ -69,18 +69,18 @@ class Assembly:
 
     def _training(self) -> Training:
         session = self._session
-        prepared, result, trainer = (
-            session.prepared,
-            session.result,
-            session.prepared.config.trainer,
-        )
+        prepared, result = session.prepared, session.result
+        trainer = prepared.config.trainer
         recorder, watch, team = self._recorder(), _watch(session), prepared.team
         agreement = Agreement(team, session.interrupted)
         parts: dict[str, Part] = {"watch": watch, "run": self._earlier}
         if team.is_chief:  # whose the folder is
             parts |= {
                 "folder": FolderState(
-                    *(session.folder, session.resumed, prepared.config, session.composed),
+                    session.folder,
+                    session.resumed,
+                    prepared.config,
+                    session.composed,
                     begun=partial(session.console.attach, session.folder.log),
                 ),
                 "recorder": recorder,

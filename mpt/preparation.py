@@ -118,7 +118,14 @@ def prepare(
         optimizer.build(model.trainable_variables)
         optimizer.histograms = _histograms(config, model)
     return Prepared(
-        *(config, device, strategy, choice, data, model, optimizer, size),
+        config=config,
+        device=device,
+        strategy=strategy,
+        choice=choice,
+        data=data,
+        model=model,
+        optimizer=optimizer,
+        batch_size=size,
         compute_dtype=keras.DTypePolicy(choice.policy).compute_dtype,
         table=precision.table(model),
         total_steps=total_steps,

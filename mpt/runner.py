@@ -109,9 +109,9 @@ def run(
     Raises:
         ConfigurationError: the configuration or the input cannot be used; nothing was written.
     """
+    place = Path(os.path.abspath(run_dir))
     asked = Asked(
-        *(config, Path(os.path.abspath(run_dir)), command, allow, composed),
-        *(steps, batch_size, batch_size_reason, cpu_limit_mb),
+        config, place, command, allow, composed, steps, batch_size, batch_size_reason, cpu_limit_mb
     )
     clock = Clock(psutil.Process().create_time())
     with Presence() as presence, ExitStack() as stack:
@@ -197,8 +197,15 @@ def _opened(
             folder.write_hydra(**composed)
         board = opened_board(prepared, built.result, folder, composed, new=new)
         session = Session(
-            *(prepared, built.execution, built.result, folder, stack.enter_context(board)),
-            *(console, clock, composed, resumed),
+            prepared=prepared,
+            execution=built.execution,
+            result=built.result,
+            folder=folder,
+            board=stack.enter_context(board),
+            console=console,
+            clock=clock,
+            composed=composed,
+            resumed=resumed,
             interrupted=interrupted,
             whole=asked.steps is None,
             run_dir=start.run_dir,
