@@ -1,7 +1,7 @@
 """Draws what commands print, as a terminal shows it, into SVG files in docs/images.
 
-command: python docs/tools/terminal.py            train.svg and doctor.svg
-         python docs/tools/terminal.py --tests    test.svg too, which takes as long as the tests
+command: python docs/tools/terminal.py        train.svg and doctor.svg
+         python docs/tools/terminal.py LOG    test.svg, by what `make test | tee LOG` has printed
 """
 
 import io
@@ -88,26 +88,28 @@ def printed_by(*words: str, folder: str) -> str:
     return done.stdout.replace(folder, HOME).replace(sys.executable, f"{HOME}/.venv/bin/python")
 
 
-def tests() -> str:
-    """The last lines of `make test`."""
-    done = subprocess.run(["make", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return "\n".join(["...", *done.stdout.splitlines()[-3:]])
+def tests(log: Path) -> str:
+    """The command that pytest was called by, and its last lines, of what `make test` printed."""
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    (called,) = (line for line in lines if " -m pytest " in line)
+    return "\n".join([called, "...", *lines[-3:]])
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw those that can be drawn by what is given."""
+    if len(sys.argv) > 1:
+        draw("test", "make test", tests(Path(sys.argv[1])))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        train = shortened(printed_by("train", folder=folder))
-        pictures = {
-            "train": ("make train", train),
-            "doctor": ("mpt doctor", printed_by("doctor", folder=folder)),
-        }
-    if "--tests" in sys.argv:
-        pictures["test"] = ("make test", tests())
-    for name, (command, printed) in pictures.items():
-        file = IMAGES / f"{name}.svg"
-        file.write_text(picture(command, command, printed), encoding="utf-8")
-        print(file.relative_to(ROOT))
+        draw("train", "make train", shortened(printed_by("train", folder=folder)))
+        draw("doctor", "mpt doctor", printed_by("doctor", folder=folder))
+
+
+def draw(name: str, command: str, printed: str) -> None:
+    """Write one picture."""
+    file = IMAGES / f"{name}.svg"
+    file.write_text(picture(command, command, printed), encoding="utf-8")
+    print(file.relative_to(ROOT))
 
 
 if __name__ == "__main__":
