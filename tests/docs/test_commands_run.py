@@ -76,7 +76,7 @@ SMALLER = {
     r"model=resnet|recipe=imagenet|recipe=fashion": ("model.depth=8",),
     r"recipe=(imagenet|fashion|unet|gpt2)": (WARM,),
     r"recipe=gpt2_small": ("optimizer.gradient_accumulation_steps=1",),
-    r"recipe=fashion": ("dataset.path=idx",),
+    r"(recipe|dataset)=fashion": ("dataset.path=idx",),
     r"dataset=(image_folder|tfrecord)|recipe=imagenet": ("dataset.size=32",),
     r"model=vit": ("model.depth=1", "model.heads=2", "model.width=16"),
     r"model=gpt|recipe=gpt2": SMALL_GPT,
