@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import documented
 import laid_out
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,7 @@ HERE = [text for text in MPT if text not in NOT_HERE and text not in MENTIONED]
 # What the page says that it ends with, where that is not 0.
 STATED = {
     "mpt train precison=float32": (2, "did you mean 'precision'?"),
+    "mpt doctor": ((0, 1), "mpt"),  # 1: this machine has a problem
     "mpt bisect precision=mixed_float16": (2, "nothing to find"),
     "mpt bisect --allow my.py model=python model.function=my.py:build precision=mixed_float16 "
     "--steps 100": (2, "nothing to find"),
@@ -74,7 +76,7 @@ SMALLER = {
     r"model=resnet|recipe=imagenet|recipe=fashion": ("model.depth=8",),
     r"recipe=(imagenet|fashion|unet|gpt2)": (WARM,),
     r"recipe=gpt2_small": ("optimizer.gradient_accumulation_steps=1",),
-    r"recipe=fashion": ("dataset.path=idx",),
+    r"(recipe|dataset)=fashion": ("dataset.path=idx",),
     r"dataset=(image_folder|tfrecord)|recipe=imagenet": ("dataset.size=32",),
     r"model=vit": ("model.depth=1", "model.heads=2", "model.width=16"),
     r"model=gpt|recipe=gpt2": SMALL_GPT,
@@ -210,8 +212,8 @@ def ended(
 
 @pytest.mark.parametrize("text", [text for text in HERE if not text.startswith("mpt board")])
 def test_it_runs(text: str, ended: dict[str, Ended]) -> None:
-    code, words = STATED.get(text, (0, ""))
-    assert ended[text].code == code, ended[text].said[-3000:]
+    codes, words = STATED.get(text, (0, ""))
+    assert ended[text].code in np.atleast_1d(codes), ended[text].said[-3000:]
     assert words in ended[text].said
 
 

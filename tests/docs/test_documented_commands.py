@@ -98,8 +98,8 @@ def stopped_short(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stand-ins for all that would import TensorFlow, start a process or open a port."""
     begun: list[Any] = []
 
-    def run(config: Any, *arguments: Any, **options: Any) -> int:
-        begun.append(config)
+    def run(*arguments: Any, **options: Any) -> int:
+        begun.append(arguments)
         return 0
 
     def spawn(job: Any, **_: Any) -> int:
@@ -112,6 +112,7 @@ def stopped_short(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         monkeypatch.setitem(sys.modules, module, stand_in)
     monkeypatch.setattr("mpt.isolation.import_tensorflow", lambda verbosity: None)
     monkeypatch.setattr("mpt.bisection.run", run)
+    monkeypatch.setattr("mpt.doctor.examination.run", run)
     monkeypatch.setattr("mpt.commands.board.serve", run)
     monkeypatch.setattr("mpt.commands.train.spawn", spawn)
     monkeypatch.setattr("mpt.commands.train.settle", lambda job, **_: job)
