@@ -36,7 +36,7 @@ hooks: $(VENV)/.installed-lint ## Have git run the checks before each commit
 	$(BIN)/pre-commit install
 
 docs: $(VENV)/.installed-docs ## Build the documentation into build/site, and refuse broken links
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 dist: $(VENV)/.installed-test ## Build the wheel and the source distribution into dist/
 	$(BIN)/python -m hatchling build -d dist
