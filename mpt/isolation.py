@@ -183,12 +183,13 @@ def import_tensorflow(verbosity: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if verbosity > 0 else "3")
     try:
         with nullcontext() if verbosity > 0 else quiet():
-            importlib.import_module("tensorflow")
-            backend = importlib.import_module("keras").backend.backend()
+            importlib.import_module("tensorflow")  # which imports Keras
     except Exception as error:
         raise ImportError(
             f"{error} (TensorFlow cannot be imported; `mpt doctor` tells what to do)"
         ) from error
+    keras = sys.modules.get("keras")
+    backend = keras.backend.backend() if keras is not None else "tensorflow"
     if backend != "tensorflow":
         raise ConfigurationError(
             f"Keras computes with {backend}, and mpt trains with TensorFlow.",
