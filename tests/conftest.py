@@ -1,5 +1,6 @@
 """What all tests share: the command line in this process, and a stand-in for the runner."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,6 +16,11 @@ import pytest
 
 # Before any test imports TensorFlow: its C++ part otherwise fills stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Where submitit is imported it closes all handlers of logging, and absl's closes the stderr that it
+# had when TensorFlow was imported: pytest's own.
+with contextlib.suppress(ImportError):
+    import submitit.core.logger  # noqa: F401
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
