@@ -30,7 +30,19 @@ MPT = [text for text in TYPED if text.startswith("mpt ")]
 # What the page says that it ends with, where that is not 0.
 STATED = {"mpt train precison=float32": 2}
 # Programs that are not ours, and need what tests do not have.
-OTHERS = ("srun", "ssh", "timeout", "jq", ".", ".ci/run", "tensorboard", "ray", "cd", "scontrol")
+OTHERS = (
+    "srun",
+    "ssh",
+    "timeout",
+    "jq",
+    ".",
+    "source",
+    ".ci/run",
+    "tensorboard",
+    "ray",
+    "cd",
+    "scontrol",
+)
 
 
 def of_program(name: str) -> list[Command]:
@@ -164,7 +176,9 @@ def test_mpt_takes_it(
     code = main(words)
     said = capfd.readouterr()
     assert code == STATED.get(text, 0), f"{TYPED[text].place}: {said.err}"
-    answers = {"--help", "--cfg", "compare", "show", "init"} & set(words) or text in STATED
+    answers = {"--help", "--cfg", "compare", "completion", "show", "init"} & set(
+        words
+    ) or text in STATED
     if not answers and "resume=" not in text:
         assert stopped_short, "it was to begin something"
 
