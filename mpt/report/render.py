@@ -1,6 +1,7 @@
 """A run's report as lines and a table for a console."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
         path = folder / artifacts[name]
         inside = ".." not in path.parts and not os.path.isabs(artifacts[name])
         if inside and os.path.exists(path):
-            shown = NEXT[name].format(path=path) if name == "tensorboard" else str(path)
+            shown = str(path)
+            if name == "tensorboard":  # a command, to be pasted
+                shown = NEXT[name].format(path=shlex.quote(shown))
             found.append((LABELS.get(name, name), shown))
     if report.exit_code and "checkpoint" in report.artifacts:
         found.append(("to go on", f"mpt train {shell_word('resume', folder)}"))

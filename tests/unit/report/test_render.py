@@ -1,6 +1,7 @@
 """The closing table says what was measured, and what was not."""
 
 import io
+import shlex
 import math
 
 import pytest
@@ -110,6 +111,14 @@ def test_only_paths_that_exist_are_pointed_at(made, tmp_path):
         ("report", str(tmp_path / "report.json")),
         ("tensorboard", f"mpt board {tmp_path / 'tensorboard'}"),
     ]
+
+
+def test_the_command_for_a_folder_with_a_space_can_be_pasted(made, tmp_path):
+    folder = tmp_path / "my runs"
+    (folder / "tensorboard").mkdir(parents=True)
+    made.artifacts = {"tensorboard": "tensorboard"}
+    ((_, command),) = render.next_paths(made, folder)
+    assert shlex.split(command) == ["mpt", "board", str(folder / "tensorboard")]
 
 
 def test_artifacts_that_cannot_be_paths_are_left_out(made, tmp_path):
