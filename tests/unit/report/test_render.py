@@ -1,8 +1,8 @@
 """The closing table says what was measured, and what was not."""
 
 import io
-import shlex
 import math
+import shlex
 
 import pytest
 from rich.console import Console
