@@ -16,9 +16,8 @@ test: $(VENV)/.installed-test ## Run the tests, without the slow ones
 
 test-all: $(VENV)/.installed-test ## Run all tests that this machine can, and hold coverage against its floor
 	$(BIN)/coverage erase
-	$(MAKE) test ARGS="--cov --cov-append --cov-report= --cov-fail-under=0 $(ARGS)"
-	$(PYTEST) -m "slow or gpu" --cov --cov-append --cov-report= --cov-fail-under=0 $(ARGS)
-	$(BIN)/coverage report
+	$(MAKE) test ARGS="--cov $(ARGS)"
+	$(PYTEST) -m "slow or gpu" $(ARGS)
 
 test-gpu: $(VENV)/.installed-test ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)

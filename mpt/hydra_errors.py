@@ -52,10 +52,14 @@ def explain(error: Exception, flags: list[str], overrides: list[str]) -> Configu
 
 def _refusal_in(error: BaseException) -> ConfigurationError | None:
     """What our own code said, though OmegaConf or Hydra turned it into an error of theirs."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, ConfigurationError):
-        seen = seen.__cause__ or seen.__context__
-    return seen
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:  # OmegaConf may raise one that leads to itself
+        if isinstance(found, ConfigurationError):
+            return found
+        chain.append(found)
+        found = found.__cause__ or found.__context__
+    return None
 
 
 def _first_line(text: str) -> str:

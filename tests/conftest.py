@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+# Else OmegaConf makes other chains of errors where a tracer is at work, such as coverage's.
+os.environ.setdefault("OC_CAUSE", "0")
+
 # Before any test imports TensorFlow: its C++ part otherwise fills stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
