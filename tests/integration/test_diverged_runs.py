@@ -210,8 +210,8 @@ def test_a_run_without_one_applied_step(mpt, train):
         "trainer.eval_every=10",
         "trainer.log_every=5",
     )
-    smoke = "trainer.smoke_checks=true"
-    done, report = train(*words, smoke, model="classifier", data="nothing_but_nan")
+    more = ("trainer.smoke_checks=true", "trainer.checkpoint_every=7")
+    done, report = train(*words, *more, model="classifier", data="nothing_but_nan")
     message = check_diverged(done, report, "all_skipped", 20)
     assert message.startswith("all 20 steps were skipped for non-finite gradients")
     assert "step 1: " in message, "the diagnosis is named"
@@ -223,7 +223,14 @@ def test_a_run_without_one_applied_step(mpt, train):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert not any("train/accuracy" in row for row in rows), "no value of no batch"
 
+    for name in ("report.json", "model.keras"):  # as after a kill: it goes on from step 14
+        (run / name).unlink()
     assert mpt("train", f"resume={run}", "--allow", "broken.py").code == 3
+    again = json.loads((run / "report.json").read_text())
+    assert again["training"]["resumed_from_step"] == 14
+    assert again["reason"] == report["reason"]
+    assert again["metrics"] == report["metrics"]
+
     sound, _ = train(*words, model="classifier")
     other = sound.out.splitlines()[-1].removeprefix("run: ")
     compared = mpt("compare", str(run), other)
