@@ -324,7 +324,7 @@ def _best(config: TrainConfig, model: keras.Model, data: Data) -> Best:
             )
         tag = f"{parts[0]}/accuracy" if f"{parts[0]}/accuracy" in tags else f"{parts[0]}/loss"
     stopping = config.trainer.early_stopping
-    mode = objective.monitored(tag, config.monitor_mode)
+    mode = objective.monitored(tag, config.monitor_mode, model.metrics)
     return Best(tag, mode, stopping.min_delta, stopping.patience)
 
 

@@ -211,7 +211,12 @@ def describe_outcome(
         cast_bytes_per_example=compute.forward.cast_bytes,
     )
     result.model.forward_flops_per_example = compute.forward.flops
-    result.metrics.final = dict(outcome.final)
+    trained = outcome.steps > training.history.skipped_steps  # else it has measured nothing
+    result.metrics.final = {
+        tag: value
+        for tag, value in outcome.final.items()
+        if trained or not tag.startswith("train/")
+    }
     result.metrics.best = _best(prepared.best)
     result.wall_seconds.train = outcome.seconds["train"]
     result.wall_seconds.evaluate = outcome.seconds["evaluate"]

@@ -191,7 +191,9 @@ class TrainConfig:
     metrics: Any = key("auto", "Metrics: auto, or a list of Keras names and _target_ nodes.")
     monitor: str = key("validation/accuracy", "Tag by which the best step is chosen.")
     monitor_mode: str = key(
-        "auto", "Whether lower or higher is better.", choices=("auto", "min", "max")
+        "auto",
+        "Whether a lower or a higher value is better; auto knows losses and the usual metrics.",
+        choices=("auto", "min", "max"),
     )
     batch_size: Any = key(128, "Examples a step, over all devices; max: the most that fit.", ge=1)
     run_dir: str = key(MISSING, "Folder of the run.")

@@ -81,7 +81,8 @@ def loss_scaled(float16: bool, mode: str) -> Check:
 
 def loss_finite(loss: float | None) -> Check:
     """The last logged loss is a finite number."""
-    return check("loss_finite", loss is not None and math.isfinite(loss), f"train/loss {loss}")
+    shown = "was not measured" if loss is None else loss
+    return check("loss_finite", loss is not None and math.isfinite(loss), f"train/loss {shown}")
 
 
 def tags_written(log_dir: Path, promised: set[str]) -> Check:

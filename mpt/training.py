@@ -193,8 +193,7 @@ class Training:
         spent = len(outcome.rollbacks) >= self.max_rollbacks
         if reason.is_early or self.checkpoints is None or spent:
             return False
-        found = last_good(self.checkpoints, self.team, self.tell)
-        if found is None:
+        if (found := last_good(self.checkpoints, self.team, self.tell)) is None:
             return False
         position, seconds = outcome.steps + self._left_out, dict(outcome.seconds)
         since = outcome.steps - found.step
@@ -275,6 +274,7 @@ class Training:
         reason = self._check(window) if window else None
         validation: Values | None = {}
         if ended:
+            reason = reason or self.rules.at_end(step, self.history)
             self._finalize()
         if reason is None and evaluating:
             validation = self._evaluate(hooks)
@@ -334,8 +334,7 @@ class Training:
     def _check(self, window: Window) -> Reason | None:
         """What broke a step of the window, if any broke, and whether that is reason to stop."""
         start = time.perf_counter()
-        cause = self.diagnose(window)
-        if cause is not None:
+        if (cause := self.diagnose(window)) is not None:
             self.outcome.seconds["diagnose"] += time.perf_counter() - start
         return self.rules.check(window, cause)
 
@@ -382,14 +381,15 @@ class Training:
             self.record(step, window, {})
             if early or not self.interrupted:
                 reason = self._check(window) or reason
+        if early:
+            reason = self.rules.at_end(step, self.history) or reason
         if reason is not None:
             self.outcome.status = "stopped_early" if reason.is_early else "diverged"
         self.outcome.reason = reason or self._by_signal()
         averaged = self.model.optimizer.inner_optimizer.use_ema and not self._finalized
         if averaged and self.outcome.status == "stopped_early":
             self._finalize()
-            validation = self._evaluate(hooks)
-            if validation is None:
+            if (validation := self._evaluate(hooks)) is None:
                 self.outcome.reason = self._by_signal()
             else:
                 self.record(step, None, validation)

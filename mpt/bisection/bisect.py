@@ -268,7 +268,8 @@ class Bisection:
         if end.status == "failed":
             print(f"error: {end.message}", file=sys.stderr, flush=True)
         elif end.exit_code != errors.INVALID:  # such a one is raised
-            lines.append(end.message)
+            more = evidence.settled(self.trials.done)
+            lines += [end.message, *([more] if more else [])]
         if self.record.found is not None:
             lines += [
                 f"{'policy file':<13}{self.folder / self.record.found.file}",

@@ -11,6 +11,7 @@ from mpt.printable import columns
 from mpt.report.numbers import number
 
 SCHEMA_VERSION = 1
+SETTLING_SHARE = 0.05  # of the steps, above which those that settle the loss scale are told
 NAMED = 2  # layers that a row of the table names; more are counted
 
 
@@ -66,6 +67,22 @@ class Record:
     found: Found | None = None
     schema_version: int = SCHEMA_VERSION
     mpt_version: str = __version__
+
+
+def settled(trials: list[Trial]) -> str | None:
+    """What to say where much of a training was spent to settle the loss scale; else None."""
+    counted = [
+        (min(trial.outcome.skipped, trial.outcome.settling), trial.outcome.steps)
+        for trial in trials
+        if trial.layers is not None and trial.outcome.status == "completed"
+    ]
+    most, steps = max(counted, default=(0, 0))
+    if most <= SETTLING_SHARE * steps:
+        return None
+    return (
+        f"{most} of {steps} steps were skipped while the scale settled: --steps {10 * steps} would "
+        "tell the layers apart better"
+    )
 
 
 def table(trials: list[Trial]) -> list[str]:

@@ -132,8 +132,11 @@ def _loss(result: Outcome, reference: Outcome | None, tolerance: float) -> str |
     excess = (result.loss - reference.loss) / _measure(reference)
     if excess <= tolerance:
         return None
-    share = "" if _measure(reference) == abs(reference.loss) else " of half the first loss"
-    above = f"{excess:.0%}{share} above float32's {reference.loss:.4g}"
+    if _measure(reference) == abs(reference.loss):
+        above = f"{excess:.0%} above float32's {reference.loss:.4g}, more than the tolerance"
+    else:
+        above = f"above float32's {reference.loss:.4g} by more than the tolerance"
+        above += f" ({excess:.0%} of half the first loss)"
     return f"final loss {result.loss:.4g}, {above}"
 
 

@@ -58,13 +58,19 @@ def parse(given: str | None) -> Selector:
 
 
 def differences(group: Group, other: Group, full: Full, selector: Selector) -> list[str]:
-    """What sets two groups apart besides that which is compared: keys, "device" and "data"."""
+    """What sets two groups apart besides that which is compared: keys, "device" and "data".
+
+    And "parameters", where the same settings made another model: its code was edited.
+    """
     mine, theirs = full[group.key], full[other.key]
     found = sorted({key for key, _ in mine.items() ^ theirs.items() if not selector.admits(key)})
     if group.device != other.device:
         found.append("device")
     if fingerprint(group) != fingerprint(other):
         found.append("data")
+    same = _of_the_model(mine) == _of_the_model(theirs)
+    if same and None not in (sizes := {group.parameters, other.parameters}) and len(sizes) > 1:
+        found.append("parameters")
     return found
 
 
@@ -84,9 +90,14 @@ def assign(
     if not candidates:
         _refuse(groups, full, selector)
     scopes: dict[object, list[Group]] = {}
+    sizes: dict[object, set[int | None]] = {}
+    for group in groups:
+        sizes.setdefault(_of_the_model(full[group.key]), set()).add(group.parameters)
     for group in groups:
         kept = frozenset(each for each in full[group.key].items() if not selector.admits(each[0]))
-        scopes.setdefault((kept, group.device, fingerprint(group)), []).append(group)
+        edited = len(sizes[_of_the_model(full[group.key])] - {None}) > 1
+        size = group.parameters if edited else None
+        scopes.setdefault((kept, group.device, fingerprint(group), size), []).append(group)
     baselines, rest = _within_scopes(list(scopes.values()), candidates, selector)
     held: dict[str, list[Group]] = {baseline.key: [] for baseline in baselines}
     for group in rest:
@@ -97,6 +108,11 @@ def assign(
         (baseline, sorted(held[baseline.key], key=lambda g: (width(g), order[g.key])))
         for baseline in baselines
     ]
+
+
+def _of_the_model(settings: dict[str, str]) -> frozenset[tuple[str, str]]:
+    """What the number of parameters follows from, unless code was edited."""
+    return frozenset(each for each in settings.items() if section(each[0]) in ("model", "dataset"))
 
 
 def _within_scopes(

@@ -28,6 +28,10 @@ WIDTH = (
 NOT_RECORDED = "not recorded"
 AS_CONFIGURED = "as configured"  # the reason of a choice that the user made
 
+# What makes a run of a group: its settings' hash, device, data and number of parameters; "" where
+# one is not recorded.
+Identity = tuple[str, str, str, str]
+
 # Key of a group -> its flat settings, as text.
 Full = dict[str, dict[str, str]]
 
@@ -35,13 +39,13 @@ Full = dict[str, dict[str, str]]
 def grouped(runs: Sequence[Run]) -> tuple[list[Group], Full]:
     """The groups in the order of their first runs, and all settings of each by its key, as text.
 
-    A run that ended before it knew its device or data joins the group of its configuration.
+    A run that ended before it knew its device, data or model joins the group of its configuration.
     """
     flat = {id(run): flatten(run.report.config) for run in runs}
-    by_key: dict[tuple[str, str, str], list[Run]] = {}
+    by_key: dict[Identity, list[Run]] = {}
     partial: list[Run] = []
     for run in runs:
-        if device_text(run.report) == NOT_RECORDED or run.report.data.fingerprint is None:
+        if not all(_identity(run, flat[id(run)])):
             partial.append(run)
         else:
             by_key.setdefault(_identity(run, flat[id(run)]), []).append(run)
@@ -144,6 +148,13 @@ def other_data(group: Group, baseline: Group) -> str | None:
     return "other data"
 
 
+def parameters_text(group: Group) -> str:
+    """How large its model is: "11,850 parameters"."""
+    return (
+        f"{NOT_RECORDED if group.parameters is None else format(group.parameters, ',')} parameters"
+    )
+
+
 def batch_text(group: Group) -> str:
     """The batch size; a group's own runs may differ in it."""
     if group.batch_size is not None:
@@ -171,19 +182,21 @@ def cause(runs: Sequence[Run]) -> str:
     return f"{what} at steps {steps[0]} to {steps[-1]}"
 
 
-def _identity(run: Run, flat: Settings) -> tuple[str, str, str]:
+def _identity(run: Run, flat: Settings) -> Identity:
     canonical = json.dumps({k: text(v) for k, v in flat.items()}, sort_keys=True)
     hashed = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    return hashed, device_text(run.report), run.report.data.fingerprint or ""
-
-
-def _fits(partial: tuple[str, str, str], whole: tuple[str, str, str]) -> bool:
-    """Whether a run that lacks its device or data may belong to a group."""
+    device, parameters = device_text(run.report), run.report.model.parameters
     return (
-        partial[0] == whole[0]
-        and partial[1] in (NOT_RECORDED, whole[1])
-        and partial[2] in ("", whole[2])
+        hashed,
+        "" if device == NOT_RECORDED else device,
+        run.report.data.fingerprint or "",
+        "" if parameters is None else str(parameters),
     )
+
+
+def _fits(partial: Identity, whole: Identity) -> bool:
+    """Whether a run that lacks its device, data or model may belong to a group."""
+    return all(mine in ("", its) for mine, its in zip(partial, whole, strict=True))
 
 
 def _policy(runs: Sequence[Run]) -> str:
@@ -207,14 +220,15 @@ def _group(runs: list[Run], policy: str, varied: Settings) -> Group:
     first = runs[0].report
     device = next((t for r in runs if (t := device_text(r.report)) != NOT_RECORDED), NOT_RECORDED)
     sizes = {run.report.training.batch_size for run in runs} - {None}
-    data = next((r.report.data.fingerprint for r in runs if r.report.data.fingerprint), "")
-    identity = "|".join((_identity(runs[0], flatten(first.config))[0], device, data))
+    identities = [_identity(run, flatten(run.report.config)) for run in runs]
+    identity = "|".join(next(filter(None, values), "") for values in zip(*identities, strict=True))
     group = Group(
         key=hashlib.sha256(identity.encode()).hexdigest()[:12],
         label="",
         settings=varied,
         policy=policy,
         device=device,
+        parameters=next((n for r in runs if (n := r.report.model.parameters) is not None), None),
         batch_size=sizes.pop() if len(sizes) == 1 else None,
         largest_batch=first.config.get("batch_size") == "max",
         runs=runs,
@@ -273,6 +287,7 @@ def _name(groups: list[Group], labels: list[str]) -> None:
     for group, label in zip(groups, labels, strict=True):
         group.label = label
     tellers: tuple[Callable[[Group], str], ...] = (
+        lambda g: f"with {parameters_text(g)}",
         lambda g: f"on {g.device}",
         lambda g: f"with data {(fingerprint(g) or NOT_RECORDED)[:8]}",
     )

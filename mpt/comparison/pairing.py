@@ -4,7 +4,14 @@ from collections import Counter
 
 from mpt.comparison import parity, speed
 from mpt.comparison.baseline import ABSENT, Selector, differences
-from mpt.comparison.groups import Full, batch_text, fingerprint, other_data, succeeded
+from mpt.comparison.groups import (
+    Full,
+    batch_text,
+    fingerprint,
+    other_data,
+    parameters_text,
+    succeeded,
+)
 from mpt.comparison.result import Group, Pairing, Run, Spread
 from mpt.comparison.settings import section
 from mpt.schema import MAIN_KEYS
@@ -28,7 +35,7 @@ def pair(group: Group, baseline: Group, full: Full, selector: Selector) -> Pairi
         others = [each for each in others if each != "data"]
     pairing.notes = _notes(pairing, others, full)
     if not _compares(group, baseline, full, selector):  # then they are what is compared
-        others = [each for each in others if each in ("device", "data")]
+        others = [each for each in others if each in ("device", "data", "parameters")]
     pairing.differs_in = others + [what for what, *_ in _surroundings(group, baseline)]
     return pairing
 
@@ -97,6 +104,9 @@ def _notes(pairing: Pairing, others: list[str], full: Full) -> list[str]:
         elif key == "data":
             hashes = [(fingerprint(each) or "")[:8] for each in (group, baseline)]
             notes.append(f"other data: fingerprint {hashes[0]}, the baseline's {hashes[1]}")
+        elif key == "parameters":
+            ours, theirs = parameters_text(group), parameters_text(baseline)
+            notes.append(f"another model of the same settings: {ours}, the baseline's {theirs}")
         else:
             ours, theirs = (full[each.key].get(key, ABSENT) for each in (group, baseline))
             notes.append(f"other settings: {key}={ours}, the baseline's {theirs}")

@@ -4,39 +4,21 @@ from mpt.comparison.groups import final_values, other_data, succeeded
 from mpt.comparison.result import Group, Interval, Parity
 from mpt.comparison.speed import left_out
 from mpt.comparison.statistics import difference, once_a_seed
-from mpt.report.monitor import HIGHER_IS_BETTER, monitored
+from mpt.report.monitor import HIGHER_IS_BETTER, by_name
 from mpt.report.numbers import number
 
 SEEDS = 5
 LEVEL = 0.05
 # Higher is better, and not a share between 0 and 1.
 _UNBOUNDED = ("examples_per_second", "r2", "true_")
-_LOWER_IS_BETTER = (
-    "crossentropy",
-    "divergence",
-    "entropy",
-    "error",
-    "false_",
-    "hinge",
-    "loss",
-    "mae",
-    "mape",
-    "mse",
-    "msle",
-    "perplexity",
-    "poisson",
-    "rmse",
-)
 
 
 def direction(tag: str, mode: str) -> bool | None:
     """Whether higher is better; None where neither the mode nor the name says so."""
     if mode in ("min", "max"):
         return mode == "max"
-    if monitored(tag, "auto") == "max":
-        return True
-    name = tag.rsplit("/", 1)[-1].lower()
-    return False if any(word in name for word in _LOWER_IS_BETTER) else None
+    known = by_name(tag)
+    return None if known is None else known == "max"
 
 
 def is_share(tag: str, baseline: Group) -> bool:

@@ -41,6 +41,9 @@ class Demand:
     bound: float = 0.0
 
 
+_FORM = re.compile(r"(?:(.+):)?\s*([a-z_]+)\s*(?:(>=|<=|>|<)\s*(\S+))?")
+
+
 def parse(expression: str | None) -> list[Demand]:
     """The parts of an expression.
 
@@ -49,7 +52,7 @@ def parse(expression: str | None) -> list[Demand]:
     """
     if expression is None:
         return []
-    return [_demand(part.strip()) for part in expression.split(",")]
+    return [_demand(part.strip()) for part in _parts(expression)]
 
 
 def check(demands: list[Demand], comparison: Comparison) -> list[Requirement]:
@@ -77,8 +80,24 @@ def check(demands: list[Demand], comparison: Comparison) -> list[Requirement]:
     return found
 
 
+def _parts(expression: str) -> list[str]:
+    """The parts between commas; a label may have some of its own: "float32: a, b:speedup>1"."""
+    parts: list[str] = []
+    label: list[str] = []
+    for piece in expression.split(","):
+        match = _FORM.fullmatch(piece.strip())
+        known = match is not None and match[2] in (*QUANTITIES, PARITY)
+        if not known and not re.search("[<>]", piece):
+            label.append(piece)
+            continue
+        labelled = known and match is not None and match[1] is not None
+        parts += [",".join([*label, piece])] if labelled else [*label, piece]
+        label = []
+    return parts + label
+
+
 def _demand(part: str) -> Demand:
-    match = re.fullmatch(r"(?:(.+):)?\s*([a-z_]+)\s*(?:(>=|<=|>|<)\s*(\S+))?", part)
+    match = _FORM.fullmatch(part)
     if match is None:
         raise ConfigurationError(
             f"{part!r} is no requirement", where=_WHERE, allowed=GRAMMAR, value=part

@@ -127,6 +127,9 @@ class Parity:
 class Group:
     """Runs that differ in seed, name and folder only, on one kind of device, with the same data.
 
+    A file of code that was edited between them may have made other models of the same settings:
+    such runs are of one group only where the number of parameters is the same.
+
     Attributes:
         key: identity within the comparison.
         label: what sets it apart, short: "mixed_float16".
@@ -146,6 +149,7 @@ class Group:
         failures: cause -> runs that failed of it.
         choices: settings chosen by measuring, "steps_per_execution": "16, 8".
         concurrent: some of its runs shared their machine with another job.
+        parameters: of the model; None where no run recorded them.
     """
 
     key: str
@@ -170,6 +174,7 @@ class Group:
     failures: dict[str, int] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     concurrent: bool = False
+    parameters: int | None = None
 
 
 @dataclass

@@ -13,6 +13,8 @@ _BARE = ("model", "dataset", "precision", "optimizer")
 # In a label the first are said first; precision last, as what is mostly compared.
 _ORDER = ("model", "dataset", "optimizer", "batch_size", "loss_scale")
 
+_OVERRIDES = "precision.overrides"
+
 Settings = dict[str, Any]
 
 
@@ -77,9 +79,12 @@ def labels(all_settings: Sequence[Settings], policies: Sequence[str]) -> list[st
     chosen: dict[str, list[str]] = {}
     told = [""] * count
     for name in sections:
-        texts = _section_texts(name, [k for k in varied if section(k) == name], all_settings)
+        keys = [k for k in varied if section(k) == name and not k.startswith(_OVERRIDES)]
+        texts = _section_texts(name, keys, all_settings)
         if name == "precision":
             texts = _with_policy(texts, policies)
+            if any(key.startswith(_OVERRIDES) for key in varied):
+                texts = _with_overrides(texts, all_settings)
         both = [f"{before}|{after}" for before, after in zip(told, texts, strict=True)]
         if len(set(both)) > len(set(told)):
             chosen[name], told = texts, both
@@ -131,3 +136,24 @@ def _with_policy(texts: Iterable[str], policies: Sequence[str]) -> list[str]:
         shown = f"auto ({policy})" if first == "auto" and policy != "auto" else first
         found.append(f"{shown}{space}{rest}")
     return found
+
+
+def _with_overrides(texts: Iterable[str], all_settings: Sequence[Settings]) -> list[str]:
+    """ "mixed_float16" with its rules: "mixed_float16, float32: conv2d, energy"."""
+    return [
+        ", ".join(filter(None, (said, _overrides_text(settings))))
+        for said, settings in zip(texts, all_settings, strict=True)
+    ]
+
+
+def _overrides_text(settings: Settings) -> str:
+    """The patterns of all rules by their policies, in the order of the rules; empty without any."""
+    rules: dict[str, dict[str, str]] = {}
+    for key, value in settings.items():
+        place, _, field = key.rpartition(".")
+        if place.startswith(f"{_OVERRIDES}["):
+            rules.setdefault(place, {})[field] = text(value)
+    patterns: dict[str, list[str]] = {}
+    for rule in rules.values():
+        patterns.setdefault(rule.get("policy", "?"), []).append(rule.get("match", "?"))
+    return "; ".join(f"{policy}: {', '.join(found)}" for policy, found in patterns.items())

@@ -55,9 +55,9 @@ def incomparable(group: Group, baseline: Group) -> str | None:
     """Why the two groups' speeds must not be held against one another; None where they may."""
     shared = [each.label for each in (baseline, group) if each.concurrent]
     if shared:
-        who = "its jobs" if len(shared) == 1 else "the jobs"
-        of = f" ({shared[0]})" if len(shared) == 1 else ""
-        return f"{who}{of} shared a machine with others at the same time"
+        return (
+            f"the jobs of {' and of '.join(shared)} shared a machine with others at the same time"
+        )
     if group.device != baseline.device:
         return f"other devices, {group.device} and {baseline.device}"
     if data := other_data(group, baseline):

@@ -5,7 +5,7 @@
 """
 
 from mpt.objective.compiling import compile_model
+from mpt.objective.monitored import monitored
 from mpt.objective.shapes import check_shapes
-from mpt.report.monitor import monitored
 
 __all__ = ["check_shapes", "compile_model", "monitored"]

@@ -16,14 +16,14 @@ WIDTH = 13
 
 
 def print_run(run: Run, *, verbosity: int = 0) -> None:
-    """Print the run on stdout as its training did at the end.
+    """Print the run on stdout as its training did at the end, each diagnosis whole.
 
     Args:
         verbosity: -1 leaves out all but how it ended; 1 adds every layer's precision.
     """
     console = rich_console(sys.stdout)
     report = run.report
-    closing = render.closing_rows(report)
+    closing = render.closing_rows(report, whole=True)
     if verbosity < 0:
         closing = closing[:1]
     else:

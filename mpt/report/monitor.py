@@ -1,7 +1,5 @@
 """In which direction a metric improves."""
 
-from mpt.errors import ConfigurationError
-
 HIGHER_IS_BETTER = (
     "acc",
     "auc",
@@ -20,25 +18,33 @@ HIGHER_IS_BETTER = (
     "top_k",
     "true_",
 )
+LOWER_IS_BETTER = (
+    "crossentropy",
+    "divergence",
+    "entropy",
+    "error",
+    "false_",
+    "hinge",
+    "loss",
+    "mae",
+    "mape",
+    "mse",
+    "msle",
+    "perplexity",
+    "poisson",
+    "rmse",
+)
 
 
-def monitored(monitor: str, mode: str) -> str:
-    """Whether a higher or a lower value of the tag `monitor` is better: "max" or "min".
+def by_name(tag: str) -> str | None:
+    """Whether a higher or a lower value of `tag` is better: "max" or "min"; None: it does not say.
 
     Args:
-        monitor: a tag, as validation/accuracy.
-        mode: auto, min or max; auto goes by the name.
+        tag: as validation/accuracy.
     """
-    if mode in ("min", "max"):
-        return mode
-    if mode != "auto":
-        raise ConfigurationError(
-            f"there is no mode {mode!r}",
-            where="monitor_mode",
-            value=mode,
-            allowed=["auto", "min", "max"],
-        )
-    name = monitor.rsplit("/", 1)[-1].lower()
+    name = tag.rsplit("/", 1)[-1].lower()
     if name.endswith("loss"):
         return "min"
-    return "max" if any(word in name for word in HIGHER_IS_BETTER) else "min"
+    if any(word in name for word in HIGHER_IS_BETTER):
+        return "max"
+    return "min" if any(word in name for word in LOWER_IS_BETTER) else None

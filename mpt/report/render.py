@@ -1,5 +1,6 @@
 """A run's report as lines and a table for a console."""
 
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -70,8 +71,12 @@ def labelled(rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def closing_rows(report: RunReport) -> list[tuple[str, str]]:
-    """The rows of `closing_table`."""
+def closing_rows(report: RunReport, *, whole: bool = False) -> list[tuple[str, str]]:
+    """The rows of `closing_table`.
+
+    Args:
+        whole: show the diagnosis of a step whole, which a training tells when it happens.
+    """
     status = report.status
     if report.reason is not None:
         at = "" if report.reason.step is None else f" at step {report.reason.step}"
@@ -91,7 +96,7 @@ def closing_rows(report: RunReport) -> list[tuple[str, str]]:
     for check in report.smoke_checks:
         verdict = "passed" if check.get("passed") else "FAILED"
         rows.append(("smoke check", f"{verdict} {check.get('name')}: {check.get('detail')}"))
-    messages = [_diagnosed(entry) for entry in report.diagnosis]
+    messages = [_diagnosed(entry, whole) for entry in report.diagnosis]
     rows += [("diagnosis", text) for text in messages if text not in status]
     return rows
 
@@ -119,10 +124,10 @@ def next_paths(report: RunReport, folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _diagnosed(entry: dict[str, Any]) -> str:
-    """A diagnosis; of a step's, which was told in full when it happened, the first line."""
+def _diagnosed(entry: dict[str, Any], whole: bool) -> str:
+    """A diagnosis; of a step's, unless it is to be shown whole, the first line."""
     message = str(entry.get("message", ""))
-    return message.split("\n", 1)[0] if "loss_scale" in entry else message
+    return message if whole or "loss_scale" not in entry else message.split("\n", 1)[0]
 
 
 def _tf32(report: RunReport) -> str:
@@ -168,8 +173,8 @@ def _steps(report: RunReport) -> str:
     if training.steps is None:
         return NOT_MEASURED
     text = f"{training.steps}"
-    if training.epochs is not None:
-        text += f" ({number(training.epochs)} epochs)"
+    if (epochs := _epochs(report)) is not None:
+        text += f" ({epochs})"
     if execution.steps_per_execution is not None:
         text += f", {execution.steps_per_execution} a call"
     if execution.jit_compile is not None:
@@ -179,6 +184,19 @@ def _steps(report: RunReport) -> str:
     if times := len(training.rollbacks):
         text += f", went back {times} {'time' if times == 1 else 'times'}"
     return text
+
+
+def _epochs(report: RunReport) -> str | None:
+    """Passes over the training data, the last one as far as it came: "4.5 epochs", "1 epoch"."""
+    training, examples = report.training, report.data.train_examples
+    passes = training.epochs  # those begun
+    if passes is None or training.steps is None:
+        return None
+    if examples and training.batch_size and (whole := examples // training.batch_size):
+        done = training.steps / whole
+        passes = done if math.ceil(done) == passes else passes
+    text = number(passes) if f"{passes:.1f}".endswith(".0") else f"{passes:.1f}"
+    return f"{text} {'epoch' if text == '1' else 'epochs'}"
 
 
 def _metrics(report: RunReport, part: str) -> str:

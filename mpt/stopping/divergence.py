@@ -11,8 +11,9 @@ import numpy as np
 from mpt.state_fields import Fields
 from mpt.stopping.explosion import HighLoss, LossRatio
 from mpt.stopping.reason import Cause, Causes, Reason
-from mpt.stopping.skips import NonfiniteLoss, ScaleAtFloor, SkipsInARow
+from mpt.stopping.skips import NonfiniteLoss, ScaleAtFloor, SkipsInARow, all_skipped
 from mpt.stopping.standstill import FlatLoss, ZeroGradients
+from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.window import Window
 
 
@@ -77,6 +78,14 @@ class DivergenceRules:
             return None
         reasons = [rule.check(window, self._causes) for rule in self._rules.values()]
         return min((r for r in reasons if r), key=lambda reason: reason.step, default=None)
+
+    def at_end(self, steps: int, scales: LossScaleHistory) -> Reason | None:
+        """The reason why a run that ends after `steps` has diverged, held by none of the rules.
+
+        Args:
+            scales: the loss scale's path over all these steps.
+        """
+        return all_skipped(steps, scales, self.min_scale, self._causes)
 
     def healthy(self, rows: Mapping[str, np.ndarray]) -> bool:
         """Whether the state of the run is one to go back to.

@@ -9,6 +9,7 @@ import numpy as np
 from mpt.state_fields import Fields
 from mpt.stopping.reason import Causes, Reason
 from mpt.stopping.streak import ENDS, Streak, marks
+from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.window import Window
 
 Rows = Mapping[str, np.ndarray]
@@ -139,6 +140,33 @@ class NonfiniteLoss:
 
     def _marks(self, rows: Rows) -> np.ndarray:
         return marks(~np.isfinite(rows["loss"]), passes=rows["finite"] == 0)
+
+
+def all_skipped(
+    steps: int, scales: LossScaleHistory, floor: float | None, causes: Causes
+) -> Reason | None:
+    """`all_skipped`: not one of the run's steps was applied, though too few for the other rules.
+
+    Args:
+        steps: of the whole run.
+        scales: the loss scale's path over them.
+        floor: `loss_scale.min_scale`; None where the scale is not dynamic.
+    """
+    if not steps or scales.skipped_steps < steps:
+        return None
+    general = "look at the data, the loss and the learning rate, or try precision.policy=float32"
+    if floor is not None and scales.final > float(np.float32(floor)):
+        general += (
+            f"; or the loss scale, now {scales.final:g}, is still on its way down: train more "
+            "steps, or start with a lower loss_scale.initial_scale"
+        )
+    advice = causes.advice(1, steps) or general
+    which = "the only step was" if steps == 1 else f"all {steps} steps were"
+    return Reason(
+        "all_skipped",
+        steps,
+        f"{which} skipped for non-finite gradients, so nothing was trained; {advice}",
+    )
 
 
 def _against(loss: float) -> str:

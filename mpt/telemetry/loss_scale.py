@@ -84,13 +84,18 @@ class LossScaleHistory:
         self.history, self.skipped_steps = history, skipped
         self.max_consecutive_skips, self.last_overflow_step = longest, last
 
+    @property
+    def final(self) -> float:
+        """The scale after the last step."""
+        return self.history[-1][1] if self.history else self.initial
+
     def summary(self) -> report.LossScale:
         """The report's `loss_scale`; `history` is [step, scale] at each change."""
         scales = [scale for _, scale in self.history]
         return report.LossScale(
             mode=self.mode,
             initial=self.initial,
-            final=scales[-1] if scales else self.initial,
+            final=self.final,
             min=min(scales, default=None),
             max=max(scales, default=None),
             skipped_steps=self.skipped_steps,

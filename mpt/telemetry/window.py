@@ -54,7 +54,13 @@ class Window:
 
     @property
     def train_values(self) -> dict[str, float]:
-        """The `train/*` tags: the steps' mean loss, and Keras's metrics since the epoch began."""
+        """The `train/*` tags: the steps' mean loss, and Keras's metrics since the epoch began.
+
+        Before the run's first applied step these metrics have seen nothing, and are left out.
+        """
+        skipped = self.rows.get("skipped_steps")
+        if skipped is not None and skipped[-1] >= self.step:
+            return {"train/loss": self.loss}
         values = {f"train/{name}": value for name, value in self.metrics.items()}
         return {**values, "train/loss": self.loss}
 

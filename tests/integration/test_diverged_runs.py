@@ -28,6 +28,11 @@ def every_second_batch_large():
     return tf.data.Dataset.from_tensor_slices((x, np.arange(4000, dtype="int32") % 3))
 
 
+def nothing_but_nan():
+    x = np.full((2000, FEATURES), np.nan, "float32")
+    return tf.data.Dataset.from_tensor_slices((x, np.arange(2000, dtype="int32") % 3))
+
+
 class Root(keras.layers.Layer):
     def build(self, shape):
         self.w = self.add_weight(shape=(), initializer=keras.initializers.Constant(0.5), name="w")
@@ -192,3 +197,52 @@ def test_accumulated_gradients_are_looked_at_batch_by_batch(train):
     strict = ("trainer.stop.zero_gradient_steps=1", "trainer.steps=40")
     done, _ = train(*strict, "optimizer.gradient_accumulation_steps=8", model="classifier")
     assert done.code == 0, done.out
+
+
+def test_a_run_without_one_applied_step(mpt, train):
+    """Too few steps for the rules that count: it has trained nothing, and does not say completed.
+
+    So say a smoke run's own checks, a resumed run, a comparison and the page, too.
+    """
+    words = (
+        "precision=float32",
+        "trainer.steps=20",
+        "trainer.eval_every=10",
+        "trainer.log_every=5",
+    )
+    more = ("trainer.smoke_checks=true", "trainer.checkpoint_every=7")
+    done, report = train(*words, *more, model="classifier", data="nothing_but_nan")
+    message = check_diverged(done, report, "all_skipped", 20)
+    assert message.startswith("all 20 steps were skipped for non-finite gradients")
+    assert "step 1: " in message, "the diagnosis is named"
+    assert not [tag for tag in report["metrics"]["final"] if tag.startswith("train/")]
+    assert report["loss_scale"]["skipped_steps"] == 20
+    assert "last_good_checkpoint" not in report["artifacts"]
+    assert ("loss_finite", False) in [(c["name"], c["passed"]) for c in report["smoke_checks"]]
+    run = Path(done.out.splitlines()[-1].removeprefix("run: "))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert not any("train/accuracy" in row for row in rows), "no value of no batch"
+
+    for name in ("report.json", "model.keras"):  # as after a kill: it goes on from step 14
+        (run / name).unlink()
+    assert mpt("train", f"resume={run}", "--allow", "broken.py").code == 3
+    again = json.loads((run / "report.json").read_text())
+    assert again["training"]["resumed_from_step"] == 14
+    assert again["reason"] == report["reason"]
+    assert again["metrics"] == report["metrics"]
+
+    sound, _ = train(*words, model="classifier")
+    other = sound.out.splitlines()[-1].removeprefix("run: ")
+    compared = mpt("compare", str(run), other)
+    assert "diverged: all_skipped at step 20" in compared.out
+    page = run.parent / "run.html"
+    assert mpt("show", str(run), "--html", str(page)).code == 0
+    assert "all_skipped" in page.read_text()
+
+
+def test_one_that_stopped_early_has_diverged_too(train):
+    words = ("precision=float32", "trainer.steps=40", "trainer.eval_every=5")
+    patience = "trainer.early_stopping.patience=1"
+    done, report = train(*words, patience, model="classifier", data="nothing_but_nan")
+    check_diverged(done, report, "all_skipped", report["training"]["steps"])
+    assert report["training"]["steps"] < 40

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from mpt.bisection.evidence import settled
+from mpt.bisection.trials import Trial
 from mpt.bisection.verdict import Outcome, failure, outcome, settling
 from mpt.report import LossScale, Reason, RunReport
 
@@ -27,7 +29,7 @@ def test_as_good_as_float32(loss):
         ({"status": "failed", "message": "ValueError: x"}, "failed: ValueError: x"),
         ({"status": "oom"}, "oom"),
         ({"loss": None}, "the final loss is not finite"),
-        ({"loss": 0.56}, "12% above float32's 0.5"),
+        ({"loss": 0.56}, "12% above float32's 0.5, more than the tolerance"),
         ({"skipped": 200}, "all 200 steps were skipped"),
         ({"skipped": 3}, "3 of 200 steps were skipped"),
         ({"skipped": 14, "settling": 11}, "11 of them to settle the loss scale"),
@@ -36,6 +38,35 @@ def test_as_good_as_float32(loss):
 )
 def test_failures(changes, words):
     assert words in verdict(**changes)
+
+
+def trial(layers=("a",), **changes):
+    values = {"status": "completed", "steps": 60, "skipped": 9, "settling": 9, **changes}
+    ended = Outcome(**values)
+    return Trial("trials/01", layers, [], ended, exit_code=0, passed=True, why="", seconds=1.0)
+
+
+def test_skips_while_the_scale_settles_ask_for_more_steps():
+    said = (
+        "9 of 60 steps were skipped while the scale settled: "
+        "--steps 600 would tell the layers apart better"
+    )
+    assert settled([trial(layers=None, skipped=20, settling=20), trial()]) == said
+    assert settled([trial(skipped=4, settling=4), trial(skipped=12)]) == said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"skipped": 3, "settling": 3},  # one in twenty
+        {"skipped": 9, "settling": 3},
+        {"status": "diverged", "skipped": 60, "settling": 15},
+        {"layers": None},  # float32
+        {"steps": 0, "skipped": 0, "settling": 0},
+    ],
+)
+def test_few_of_them_do_not(changes):
+    assert settled([trial(**changes)]) is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +95,10 @@ def test_what_float32_has_too_is_no_failure():
 def test_near_zero_the_first_loss_is_the_measure():
     reference = Outcome("completed", steps=200, first_loss=2.0, loss=1e-4)
     assert verdict(reference, loss=0.1) is None
-    assert "11% of half the first loss above float32's 0.0001" in verdict(reference, loss=0.11)
+    assert verdict(reference, loss=0.11) == (
+        "final loss 0.11, above float32's 0.0001 by more than the tolerance (11% of half the first "
+        "loss)"
+    )
     exact = Outcome("completed", steps=200, first_loss=0.0, loss=0.0)
     assert verdict(exact, loss=0.0) is None
     assert verdict(exact, loss=1e-9) is not None

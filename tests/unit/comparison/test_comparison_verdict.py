@@ -75,7 +75,7 @@ def test_a_speed_that_is_unclear_is_told_with_its_interval(write_run: Any) -> No
 
 def test_no_verdict_on_speed_is_said(write_run: Any) -> None:
     found = verdict(write_run, mixed_bfloat16={"ratio": 1.8, "device__concurrent_jobs": 3})
-    assert "no verdict on speed: its jobs (mixed_bfloat16) shared a machine" in found.sentence
+    assert "no verdict on speed: the jobs of mixed_bfloat16 shared a machine" in found.sentence
     assert found.recommended is None
 
 

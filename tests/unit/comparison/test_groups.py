@@ -28,6 +28,7 @@ def test_runs_that_differ_in_seed_name_and_folder_are_one_group(write_run: Any) 
         {"device__name": "Xeon"},
         {"device__count": 2},
         {"data__fingerprint": "b" * 64},
+        {"model__parameters": 11850},
     ],
 )
 def test_runs_that_differ_otherwise_are_two(write_run: Any, change: dict[str, Any]) -> None:
@@ -36,6 +37,43 @@ def test_runs_that_differ_otherwise_are_two(write_run: Any, change: dict[str, An
     groups = compare([write_run.folder]).groups
     assert len(groups) == 2
     assert len({group.label for group in groups}) == 2
+
+
+def test_other_models_of_the_same_settings_are_told_by_their_size(write_run: Any) -> None:
+    """A user edited his file between the runs."""
+    for seed in range(2):
+        write_run(seed=seed)
+        write_run(seed=seed, policy="mixed_float16")
+        write_run(seed=seed, model__parameters=11850)
+        write_run(seed=seed, policy="mixed_float16", model__parameters=11850)
+    # It died before it knew its model: with those that it may belong to.
+    write_run(seed=2, status="killed", exit_code=137, model={})
+    result = compare([write_run.folder])
+    assert {group.label: len(group.runs) for group in result.groups} == {
+        "float32 with 1,000 parameters": 3,
+        "mixed_float16 with 1,000 parameters": 2,
+        "float32 with 11,850 parameters": 2,
+        "mixed_float16 with 11,850 parameters": 2,
+    }
+    pairs = {(p.group.parameters, p.baseline.parameters) for p in result.pairings}
+    assert pairs == {(1000, 1000), (11850, 11850)}
+
+
+def test_another_model_that_is_held_against_the_nearest_is_told(write_run: Any) -> None:
+    write_run()
+    write_run(policy="mixed_float16", model__parameters=11850)
+    (pairing,) = compare([write_run.folder]).pairings
+    assert "parameters" in pairing.differs_in
+    told = "another model of the same settings: 11,850 parameters, the baseline's 1,000 parameters"
+    assert told in pairing.notes
+
+
+def test_the_size_of_a_model_of_other_settings_is_no_news(write_run: Any) -> None:
+    write_run()
+    write_run(config__model__name="mlp", model__parameters=500)
+    (pairing,) = compare([write_run.folder], baseline="model=cnn").pairings
+    assert pairing.differs_in == []
+    assert [group.label for group in (pairing.baseline, pairing.group)] == ["cnn", "mlp"]
 
 
 def test_a_key_that_a_newer_version_added_makes_no_group(write_run: Any) -> None:
@@ -159,3 +197,29 @@ def test_auto_is_told_with_what_it_came_to() -> None:
 def test_a_list_of_mappings_is_told_by_what_differs_in_it() -> None:
     found = named(*({**config(), "callbacks": [{"_target_": "P", "seconds": s}]} for s in (1, 2)))
     assert found == ["seconds=1", "seconds=2"]
+
+
+def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """A configuration in mixed_float16 with these (match, policy)."""
+    found = config(policy="mixed_float16")
+    found["precision"]["overrides"] = [{"match": m, "policy": p} for m, p in pairs]
+    return found
+
+
+def test_overrides_are_told_whole_and_in_words() -> None:
+    two = rules(("conv2d", "float32"), ("energy", "float32"))
+    assert named(config(), config(policy="mixed_float16"), two) == [
+        "float32",
+        "mixed_float16",
+        "mixed_float16, float32: conv2d, energy",
+    ]
+    one, mixed = rules(("conv2d", "float32")), rules(("conv2d", "float32"), ("d/*", "bfloat16"))
+    assert named(two, one, mixed) == [
+        "mixed_float16, float32: conv2d, energy",
+        "mixed_float16, float32: conv2d",
+        "mixed_float16, float32: conv2d; bfloat16: d/*",
+    ]
+    assert named(two, {**two, "batch_size": 8}) == ["batch_size=null", "batch_size=8"]
+    headless = rules(("conv2d", "float32"))
+    headless["precision"]["head"] = "policy"
+    assert named(one, headless) == ["mixed_float16 head=float32", "mixed_float16 head=policy"]

@@ -166,3 +166,34 @@ def test_memory_of_few_of_the_runs_is_not_met(write_run: Any) -> None:
     assert not device.met
     assert "device memory was measured in 1 of 4 runs" in device.detail
     assert host.met
+
+
+def test_a_label_may_have_commas(write_run: Any) -> None:
+    rules = [{"match": name, "policy": "float32"} for name in ("conv2d", "energy")]
+    for seed in range(3):
+        write_run(seed=seed, speed=1000 + seed)
+        write_run(seed=seed, policy="mixed_float16", speed=1500 + seed)
+        more = {"config__precision__overrides": rules}
+        write_run(seed=seed, policy="mixed_float16", speed=1300 + seed, **more)
+    label = "mixed_float16, float32: conv2d, energy"
+    require = f"skipped<=0,{label}:speedup>=1.2,mixed_float16:speedup>=1.4"
+    found = compare([write_run.folder], require=require).requirements
+    assert {each.text for each in found} == {
+        "skipped<=0",
+        f"{label}:speedup>=1.2",
+        "mixed_float16:speedup>=1.4",
+    }
+    met = {each.detail.split(":")[0]: each.met for each in found if "1.2" in each.text}
+    assert met == {"mixed_float16, float32": True}
+
+
+@pytest.mark.parametrize(
+    ("require", "message"),
+    [
+        ("foo,speedup>=1", "'foo' cannot be required"),
+        ("a:skiped>=1,float32:speedup>=1", "'skiped' cannot be required"),
+    ],
+)
+def test_what_is_before_a_comma_and_no_label_is_told_alone(require: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        compare(["absent"], require=require)

@@ -669,6 +669,44 @@ def test_monitored(tag: str, mode: str, expected: str) -> None:
     assert objective.monitored(tag, mode) == expected
 
 
+class Confidence(keras.metrics.Mean):
+    """Keras's mean has no direction."""
+
+
+@pytest.mark.parametrize(
+    ("tag", "metrics", "expected"),
+    [
+        ("validation/fit", [keras.metrics.R2Score(name="fit")], "max"),
+        ("train/head_far", [keras.metrics.MeanSquaredError(name="far")], "min"),
+        ("validation/far", [keras.metrics.R2Score(name="r"), Confidence("far")], None),
+        ("validation/confidence", [], None),
+        ("validation/false_positives", [], "min"),
+    ],
+)
+def test_monitored_metrics_whose_name_says_nothing(
+    tag: str, metrics: list[keras.Metric], expected: str | None
+) -> None:
+    if expected is not None:
+        assert objective.monitored(tag, "auto", metrics) == expected
+        return
+    with pytest.raises(ConfigurationError, match=f"a lower {tag} is better is not known") as caught:
+        objective.monitored(tag, "auto", metrics)
+    assert (caught.value.where, caught.value.allowed) == ("monitor_mode", ["max", "min"])
+    assert objective.monitored(tag, "max", metrics) == "max"
+
+
+def test_the_direction_of_a_compiled_metric() -> None:
+    def sure(y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.max(y_pred, axis=-1)
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", metrics=[keras.metrics.R2Score(name="fit"), sure])
+    model._symbolic_build(data_batch=(np.zeros((4, 3)), np.zeros((4, 1))))
+    assert objective.monitored("validation/fit", "auto", model.metrics) == "max"
+    with pytest.raises(ConfigurationError):
+        objective.monitored("validation/sure", "auto", model.metrics)
+
+
 def test_monitored_in_no_such_mode() -> None:
     with pytest.raises(ConfigurationError, match="no mode 'mx'"):
         objective.monitored("validation/loss", "mx")

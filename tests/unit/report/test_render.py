@@ -96,6 +96,37 @@ def test_a_steps_diagnosis_was_told_in_full_before(made):
     assert render.closing_rows(made)[-1][0] != "diagnosis", "the status line says it"
 
 
+def test_a_steps_diagnosis_is_shown_whole_where_it_is_asked_for(made):
+    message = "step 3: Dense 'a' overflowed\n  to do:   less"
+    made.diagnosis = [{"message": message, "step": 3, "loss_scale": 1.0}]
+    made.reason = report.Reason("max_consecutive_skips", 9, "step 3: Dense 'a' overflowed; less")
+    assert render.closing_rows(made, whole=True)[-1] == ("diagnosis", message)
+    made.diagnosis.append({"message": made.reason.message, "step": 9})
+    assert render.closing_rows(made, whole=True)[-1] == ("diagnosis", message), "that is said"
+
+
+@pytest.mark.parametrize(
+    ("steps", "begun", "examples", "said"),
+    [
+        (50, 5, 1438, "50 (4.5 epochs)"),  # 11 batches of 128 a pass
+        (11, 1, 1438, "11 (1 epoch)"),
+        (4, 1, 1438, "4 (0.4 epochs)"),
+        (110, 10, 1438, "110 (10 epochs)"),
+        (1, 1, 12800, "1 (0.01 epochs)"),
+        (1099, 100, 1438, "1099 (99.9 epochs)"),
+        (219, 20, 1438, "219 (19.9 epochs)"),
+        (50, 5, None, "50 (5 epochs)"),
+        (1, 1, None, "1 (1 epoch)"),
+        (50, 9, 1438, "50 (9 epochs)"),  # the data were not run through as the report has them
+        (5, 1, 100, "5 (1 epoch)"),
+    ],
+)
+def test_epochs_are_told_as_far_as_they_came(made, steps, begun, examples, said):
+    made.training = report.Training(steps=steps, epochs=begun, batch_size=128)
+    made.data.train_examples = examples
+    assert rows(made)["steps"] == said
+
+
 def test_the_table_takes_text_literally(made):
     made.reason = report.Reason("error", None, "[red]not markup[/red]")
     console = Console(file=io.StringIO(), width=200)

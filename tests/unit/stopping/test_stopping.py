@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpt.stopping import Best, Cause, DivergenceRules
+from mpt.telemetry.loss_scale import LossScaleHistory
 from mpt.telemetry.window import Window
 
 NAN, INF = math.nan, math.inf
@@ -35,6 +36,37 @@ def test_skips_in_a_row_stop_at_the_step_that_reached_the_bound():
     reason = rules.check(window(8, [1.0] * 4, [3, 4, 5, 6]))
     assert (reason.rule, reason.step) == ("max_consecutive_skips", 5)
     assert "min_scale" in reason.message
+
+
+class TestAllSkipped:
+    """At the end of a run that is too short for the rules that count."""
+
+    def scales(self, skipped, *, scale=32768.0):
+        history = [[1, scale]] if skipped else []
+        return LossScaleHistory("dynamic", 32768.0, history, skipped_steps=skipped)
+
+    def test_a_run_without_an_applied_step_has_diverged(self):
+        reason = DivergenceRules(50).at_end(20, self.scales(20))
+        assert (reason.rule, reason.step) == ("all_skipped", 20)
+        assert reason.message.startswith("all 20 steps were skipped for non-finite gradients")
+        assert not reason.is_early
+        assert DivergenceRules(50).at_end(1, self.scales(1)).message.startswith("the only step was")
+
+    @pytest.mark.parametrize(("steps", "skipped"), [(0, 0), (20, 19), (1, 0)])
+    def test_any_other_has_not(self, steps, skipped):
+        assert DivergenceRules(50).at_end(steps, self.scales(skipped)) is None
+
+    def test_the_cause_is_named_where_one_was_found(self):
+        rules = DivergenceRules(50)
+        rules.check(window(2, [NAN] * 2, [1, 2]), Cause(1, "row 3 of the batch holds NaN"))
+        assert "step 1: row 3 of the batch holds NaN" in rules.at_end(2, self.scales(2)).message
+
+    def test_a_scale_that_still_falls_may_be_all_that_is_wrong(self):
+        rules = DivergenceRules(50, min_scale=FLOOR, initial_scale=32768.0)
+        message = rules.at_end(5, self.scales(5, scale=1024.0)).message
+        assert "the loss scale, now 1024, is still on its way down" in message
+        at_floor = rules.at_end(40, self.scales(40, scale=FLOOR)).message
+        assert "on its way down" not in at_floor
 
 
 def test_skips_with_a_nan_loss_are_not_blamed_on_the_scale():
