@@ -207,16 +207,15 @@ def _end(run_dir: Path) -> Ended | None:
         rule = reason.get("rule") if isinstance(reason, dict) else "for a reason not told"
         artifacts = content.get("artifacts")
         good = isinstance(artifacts, dict) and "last_good_checkpoint" in artifacts
-        way = "trainer.on_divergence=rollback, or other values of trainer.stop"
-        return Ended(
-            code,
-            f"This run diverged after {steps} steps ({rule}). "
-            + (
-                f"It can go on from its last good checkpoint with {way}."
-                if good
-                else "No checkpoint of it is good; with other values of trainer.stop it can go on."
-            ),
-        )
+        way = "No checkpoint of it is good; with other values of trainer.stop it can go on."
+        if rule == "all_skipped":
+            way = "None of them changed the model: train anew, by what its diagnosis tells to do."
+        elif good:
+            way = (
+                "It can go on from its last good checkpoint with trainer.on_divergence=rollback, "
+                "or other values of trainer.stop."
+            )
+        return Ended(code, f"This run diverged after {steps} steps ({rule}). {way}")
     return Ended(
         code,
         f"This run is done: {status.replace('_', ' ')} after {steps} steps. Nothing is left to do.",

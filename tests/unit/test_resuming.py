@@ -195,6 +195,13 @@ class TestWhatIsAskedFor:
         Checkpoints(folder, keep=9).save(60, {}, healthy=False)
         assert resuming.find(folder, changed(config, "trainer.steps", 200)).found.step == 50
 
+    def test_a_run_that_skipped_every_step_has_nothing_to_go_on_from(self, run, config):
+        folder = run(config, "diverged", 3, step=50)
+        report = json.loads((folder / "report.json").read_text())
+        report["reason"] = {"rule": "all_skipped", "step": 100, "message": "all skipped"}
+        (folder / "report.json").write_text(json.dumps(report))
+        assert "train anew" in resuming.find(folder, config).message
+
     def test_a_rule_that_was_too_strict_may_be_another(self, run, config):
         state = {"training": {"step": 100, "stopped": None}}
         folder = run(config, "diverged", 3)
