@@ -3,6 +3,7 @@
 It answers --help and --version without importing anything heavy: no TensorFlow, Hydra or rich.
 """
 
+import errno
 import importlib
 import os
 import signal
@@ -63,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
             return _complete(words)
         options, words = take_options(words, debug=debug)
         with _exported(options.allow):
-            return _dispatch(words, options)
+            code = _dispatch(words, options)
+        sys.stdout.flush()
+        return code
     except ConfigurationError as error:
         print_error(error, debug=debug)
         return error.exit_code
@@ -74,8 +77,23 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.FAILED
     except Exception as error:  # what is expected to go wrong has an error of its own
-        print_error(error, debug=debug)
+        print_error(_of_stdout(error) or error, debug=debug)
         return errors.FAILED
+
+
+def _of_stdout(error: Exception) -> Exception | None:
+    """`error` in words where it came of writing to stdout, which then takes nothing more."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
+    is_stdout = getattr(sys.stdout, "write_through", False) and error.errno == errno.ENOSPC
+    try:
+        sys.stdout.flush()  # what could not be written is there yet
+    except OSError:
+        is_stdout = True
+    if not is_stdout:
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ConfigurationError(f"stdout cannot be written: {error.strerror}.", where="stdout")
 
 
 def take_options(words: list[str], *, debug: bool = False) -> tuple[Options, list[str]]:

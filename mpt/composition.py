@@ -6,18 +6,20 @@ no folder left by a run that never began.
 """
 
 import functools
+import logging
 import os
 import re
 import secrets
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mpt import config as configuration
 from mpt import leaving
+from mpt.choices import config_dirs
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import guarded
 from mpt.hydra_errors import explain
@@ -54,6 +56,7 @@ VALUES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+ANSWERS = {*VALUES, "-c", "-i"}
 VALUES |= {"-c": VALUES["--cfg"], "-i": VALUES["--info"]}
 
 
@@ -243,6 +246,37 @@ def _mode_settled(flags: list[str], overrides: list[str]) -> Iterator[None]:
         Hydra.get_mode = read
 
 
+def _check_readable(folder: Path) -> None:
+    """Refuse a folder that is there and cannot be read: Hydra would find no choice in it."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                os.stat(entry.path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # as Hydra says itself
+    except OSError as error:
+        raise ConfigurationError(
+            f"This folder cannot be read: {error.strerror}.",
+            where=f"--config-dir ({folder})",
+            remedy="ask its owner, or give another folder",
+        ) from error
+
+
+@contextmanager
+def _logging_fails() -> Iterator[None]:
+    """Have a line that cannot be logged end the command: --info answers by logging."""
+    told = logging.Handler.handleError
+
+    def fail(_handler: logging.Handler, _record: logging.LogRecord) -> None:
+        raise  # noqa: PLE0704 (it is called where the error is caught)
+
+    logging.Handler.handleError = fail  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        logging.Handler.handleError = told  # type: ignore[method-assign]
+
+
 def drive(
     flags: list[str],
     overrides: list[str],
@@ -269,6 +303,8 @@ def drive(
     """
     import hydra
 
+    for folder in config_dirs(flags):
+        _check_readable(folder)
     raised: list[Exception] = []
 
     def noted(config: Any) -> Any:
@@ -290,6 +326,7 @@ def drive(
             guarded(allow),
             _as_program(["mpt train", *flags, *overrides]),
             _mode_settled(flags, overrides),
+            _logging_fails() if ANSWERS & set(flags) else nullcontext(),
         ):
             entry()
     except SystemExit as stop:
@@ -298,6 +335,8 @@ def drive(
         prune()
         if error in raised or isinstance(error, LauncherError):
             raise
+        if ANSWERS & set(flags) and isinstance(error, OSError) and error.filename is None:
+            raise  # of stdout: no folder is made for an answer
         raise explain(error, flags, overrides) from error
     except KeyboardInterrupt:
         prune()

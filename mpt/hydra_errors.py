@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from mpt import yaml_files
 from mpt.config import configs_dir, default_choices, expected_type, recipes_dir
 from mpt.errors import ConfigurationError, nearest
 from mpt.schema import TrainConfig
@@ -158,7 +159,7 @@ def _keys(overrides: list[str], flags: list[str]) -> list[str]:
         files = [folder / group / f"{choice}.yaml" for folder in folders]
         file = next((file for file in files if file.is_file()), None)
         if group in OPEN_GROUPS and file is not None:
-            walk(yaml.safe_load(file.read_text()) or {}, f"{group}.")
+            walk(yaml.safe_load(yaml_files.read(file)) or {}, f"{group}.")
     return found
 
 
