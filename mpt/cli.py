@@ -152,7 +152,23 @@ def _dispatch(words: list[str], options: Options) -> int:
     if "-h" in arguments or "--help" in arguments:
         print(command.help_text(arguments))
         return errors.OK
+    if not (name == "doctor" and "data" not in arguments and "--peaks" not in arguments):
+        _check_folder()
     return command.main(arguments, options)
+
+
+def _check_folder() -> None:
+    """Refuse to begin where paths lead nowhere; the doctor tells it among its findings."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigurationError(
+            "The current folder was removed."
+            if isinstance(error, FileNotFoundError)
+            else f"The current folder cannot be found: {error.strerror}.",
+            where="current folder",
+            remedy="cd to another one",
+        ) from error
 
 
 def _load(name: str) -> Any:
