@@ -267,7 +267,7 @@ def _logging_fails() -> Iterator[None]:
     """Have a line that cannot be logged end the command: --info answers by logging."""
     told = logging.Handler.handleError
 
-    def fail(_handler: logging.Handler, _record: logging.LogRecord) -> None:
+    def fail(self: logging.Handler, record: logging.LogRecord) -> None:
         raise  # noqa: PLE0704 (it is called where the error is caught)
 
     logging.Handler.handleError = fail  # type: ignore[method-assign]

@@ -64,7 +64,7 @@ def trained(task: str, words: list[str], command: list[str], options: Options) -
         )
     folder = Path(paths[0])
     overrides = [word for word in words if "=" in word]
-    config = run_configuration.read(folder)
+    config = run_configuration.read(folder, resuming=False)
     for override in overrides:
         _set(config, override, task)
     config["init_from"] = str(folder.resolve() / "model.keras")

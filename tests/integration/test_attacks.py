@@ -156,7 +156,7 @@ def model(name, text, where, *says):
 
 CODE = [
     attack("a module", "model._target_=intruder.touch", "model._target_", "--allow intruder"),
-    attack("a shell", "model._target_=os.system", "model._target_", "--allow os"),
+    attack("a shell", "model._target_=os.system", "model._target_", "runs programs"),
     attack("an import of ours", "model._target_=mpt.data.arrays.np.save", "model._target_"),
     attack(
         "a class that ours imports",
