@@ -6,6 +6,7 @@ It answers --help and --version without importing anything heavy: no TensorFlow,
 import errno
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -144,9 +145,10 @@ def _dispatch(words: list[str], options: Options) -> int:
         message = f"unknown command {name!r}"
         if name.startswith("-") or "=" in name:
             message = f"{name!r} is not a command"
-        raise ConfigurationError(
-            message, allowed=COMMANDS, value=name, remedy="`mpt --help` shows what there is"
-        )
+        remedy = "`mpt --help` shows what there is"
+        if "=" in name and not name.startswith("-"):
+            remedy = f"mpt train {shlex.join(words)}"
+        raise ConfigurationError(message, allowed=COMMANDS, value=name, remedy=remedy)
     command = _load(name)
     arguments = words[1:]
     if "-h" in arguments or "--help" in arguments:

@@ -12,8 +12,8 @@ import re
 import secrets
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mpt import leaving
 from mpt.choices import config_dirs
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import guarded
-from mpt.hydra_errors import explain
+from mpt.hydra_errors import explain, unknown_flag
 from mpt.printable import hydra_quoted
 from mpt.schema import TrainConfig
 
@@ -140,11 +140,14 @@ def register() -> None:
     )
 
 
-def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
+def arrange(argv: list[str], known: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Split a command line into Hydra's flags and the overrides, with the run's length settled.
 
     Hydra's own parser refuses overrides on both sides of a flag, and answers a wrong flag with a
     page of usage.
+
+    Args:
+        known: flags that an error names: the subcommand's own too. None given: Hydra's.
 
     Raises:
         ConfigurationError: an unknown flag, a flag without its value, or a value that is none.
@@ -152,16 +155,14 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
     flags: list[str] = []
     overrides: list[str] = []
     words = iter(argv)
-    long = sorted(flag for flag in FLAGS if flag.startswith("--"))
     for word in words:
         if not word.startswith("-"):
             overrides.append(word)
             continue
         flag, has_value, value = word.partition("=")
         if flag not in FLAGS:
-            raise ConfigurationError(
-                f"unknown flag {flag}", where="command line", allowed=long, value=flag
-            )
+            long = sorted(known) or sorted(flag for flag in FLAGS if flag.startswith("--"))
+            raise unknown_flag(word, next(words, ""), long)
         if FLAGS[flag] is None and not has_value:
             following = argv[argv.index(word) + 1 :][:1]
             # Else Hydra would take the first override for it.
@@ -178,6 +179,12 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
                 value=value,
             )
         flags += [flag, value] if value else [flag]
+    if {"--package", "-p"} & set(flags) and not {"--cfg", "-c"} & set(flags):
+        raise ConfigurationError(
+            "--package names the part of the configuration that --cfg shows, and changes no run",
+            where="command line",
+            remedy="add --cfg job, or leave it out",
+        )
     return flags, settle_length(overrides)
 
 
@@ -246,25 +253,34 @@ def _mode_settled(flags: list[str], overrides: list[str]) -> Iterator[None]:
         Hydra.get_mode = read
 
 
-def _check_readable(folder: Path) -> None:
+def _check_readable(folders: Iterable[Path]) -> None:
     """Refuse a folder that is there and cannot be read: Hydra would find no choice in it."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                os.stat(entry.path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return  # as Hydra says itself
-    except OSError as error:
-        raise ConfigurationError(
-            f"This folder cannot be read: {error.strerror}.",
-            where=f"--config-dir ({folder})",
-            remedy="ask its owner, or give another folder",
-        ) from error
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    os.stat(entry.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # as Hydra says itself
+        except OSError as error:
+            raise ConfigurationError(
+                f"This folder cannot be read: {error.strerror}.",
+                where=f"--config-dir ({folder})",
+                remedy="ask its owner, or give another folder",
+            ) from error
+
+
+def _of_answer(error: Exception, flags: list[str]) -> bool:
+    """Whether stdout did not take what Hydra answered: it makes no folder for an answer."""
+    return bool(ANSWERS & set(flags)) and isinstance(error, OSError) and error.filename is None
 
 
 @contextmanager
-def _logging_fails() -> Iterator[None]:
-    """Have a line that cannot be logged end the command: --info answers by logging."""
+def _logging_fails(flags: list[str]) -> Iterator[None]:
+    """Have a line that cannot be logged end an answer: --info gives it by logging."""
+    if not ANSWERS & set(flags):
+        yield
+        return
     told = logging.Handler.handleError
 
     def fail(self: logging.Handler, record: logging.LogRecord) -> None:
@@ -303,8 +319,7 @@ def drive(
     """
     import hydra
 
-    for folder in config_dirs(flags):
-        _check_readable(folder)
+    _check_readable(config_dirs(flags))
     raised: list[Exception] = []
 
     def noted(config: Any) -> Any:
@@ -326,17 +341,15 @@ def drive(
             guarded(allow),
             _as_program(["mpt train", *flags, *overrides]),
             _mode_settled(flags, overrides),
-            _logging_fails() if ANSWERS & set(flags) else nullcontext(),
+            _logging_fails(flags),
         ):
             entry()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         prune()
-        if error in raised or isinstance(error, LauncherError):
+        if error in raised or isinstance(error, LauncherError) or _of_answer(error, flags):
             raise
-        if ANSWERS & set(flags) and isinstance(error, OSError) and error.filename is None:
-            raise  # of stdout: no folder is made for an answer
         raise explain(error, flags, overrides) from error
     except KeyboardInterrupt:
         prune()

@@ -55,8 +55,7 @@ def build(
         on_error: skip leaves out elements that cannot be made, and rows as `mpt.data.scan` says.
 
     Raises:
-        ConfigurationError: arguments or a result that do not fit, less than a batch of examples.
-        FunctionError: the function raised.
+        ConfigurationError: what does not fit, or is too little; FunctionError: the function raised.
     """
     checks.batch(batch_size)
     _refuse_split(validation_fraction)

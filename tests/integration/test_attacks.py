@@ -162,7 +162,7 @@ CODE = [
         "a class that ours imports",
         "model._target_=mpt.data.arrays.Path",
         "model._target_",
-        "--allow pathlib",
+        "pathlib runs programs or changes files",
     ),
     attack("a dunder of ours", "model._target_=mpt.models.cnn.build.__globals__", "model._target_"),
     attack("a dunder of Keras's", "loss={_target_:keras.losses.Loss.__init__}", "loss._target_"),

@@ -82,6 +82,21 @@ class TestHelp:
         assert result.code == 2
         assert "did you mean 'train'?" in result.err
 
+    def test_overrides_without_a_command(self, mpt):
+        result = mpt("precision=float32", "trainer.steps=5")
+        assert result.code == 2
+        assert "to do:   mpt train precision=float32 trainer.steps=5\n" in result.err
+
+    @pytest.mark.parametrize("command", ["inspect --strct", "probe --batchs 2", "bisect --rapid"])
+    def test_an_unknown_flag_of_a_subcommand(self, mpt, command):
+        result = mpt(*command.split())
+        assert result.code == 2
+        own = {"inspect": "--strict", "probe": "--batches", "bisect": "--config-dir"}
+        assert own[command.split()[0]] in result.err
+        assert "--multirun" not in result.err
+        if "bisect" not in command:
+            assert f"did you mean '{own[command.split()[0]]}'?" in result.err
+
     def test_train_help_shows_groups_choices_defaults_and_recipes(self, mpt):
         text = mpt("train", "--help").out
         for word in (

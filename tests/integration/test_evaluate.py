@@ -92,7 +92,7 @@ def test_what_it_prints(mpt, trained):
         (["@", "precision.nothing=1"], "precision.nothing"),
         (["@", "dataset.validation_fraction=0"], "no validation examples"),
         (["@", "batch_size=0"], "batch_size"),
-        (["@", "--frobnicate"], "takes one run"),
+        (["@", "--jsn"], "did you mean '--json'?"),
     ],
 )
 def test_bad_input(mpt, trained, words, says):

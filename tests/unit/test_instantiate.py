@@ -178,7 +178,7 @@ class TestFunctions:
         ("spec", "words"),
         [
             ("my_models.py:scal", "no function"),
-            ("my_models.py:system", "--allow posix"),
+            ("my_models.py:system", "leave it out: posix"),
             ("my_models.py", "names no function"),
             ("my_models.py:scale.__globals__", "names no function"),
             (":scale", "names no function"),
