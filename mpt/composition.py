@@ -150,7 +150,8 @@ def arrange(argv: list[str], known: Iterable[str] = ()) -> tuple[list[str], list
         known: flags that an error names: the subcommand's own too. None given: Hydra's.
 
     Raises:
-        ConfigurationError: an unknown flag, a flag without its value, or a value that is none.
+        ConfigurationError: an unknown flag, a flag without its value, or a value that is none, or a
+            folder that cannot be read.
     """
     flags: list[str] = []
     overrides: list[str] = []
@@ -185,6 +186,7 @@ def arrange(argv: list[str], known: Iterable[str] = ()) -> tuple[list[str], list
             where="command line",
             remedy="add --cfg job, or leave it out",
         )
+    _check_readable(config_dirs(flags))
     return flags, settle_length(overrides)
 
 
@@ -303,8 +305,7 @@ def drive(
     """Run `hydra.main` over `job` with this command line.
 
     Args:
-        flags: Hydra's flags, as `arrange` gives them.
-        overrides: overrides of the configuration.
+        flags, overrides: as `arrange` gives them.
         allow: what the user admits, see `mpt.guard.guarded`.
         job: called with each composed configuration; it keeps its own exceptions. What it returns
             is for Hydra's sweepers. A launcher may call a copy of it in another process.
@@ -319,7 +320,6 @@ def drive(
     """
     import hydra
 
-    _check_readable(config_dirs(flags))
     raised: list[Exception] = []
 
     def noted(config: Any) -> Any:
