@@ -17,6 +17,12 @@ from mpt.objective.smoothing import smoothed
 from mpt.objective.weights import Weights, weighted
 from mpt.schema import HALF
 
+CATEGORICAL = (
+    "categorical_crossentropy",
+    "CategoricalCrossentropy",
+    keras.losses.categorical_crossentropy,
+)
+
 
 def compile_model(
     model: keras.Model,
@@ -56,6 +62,7 @@ def compile_model(
             or cannot be smoothed, or a loss, weights or metrics given for a model that has its own.
     """
     if model.compiled:
+        _check_labels(model, data)
         if label_smoothing:
             raise ConfigurationError(
                 f"model {model.name!r} was compiled by its builder",
@@ -106,6 +113,26 @@ def _own(model: keras.Model, loss: Any, metrics: Any, weights: Any) -> dict[str,
         "metrics": own_metrics._user_metrics if own_metrics else _given(metrics),
         "weighted_metrics": own_metrics._user_weighted_metrics if own_metrics else None,
     }
+
+
+def _check_labels(model: keras.Model, data: Examples) -> None:
+    """Refuse integer labels for a builder's categorical cross-entropy, which takes shares."""
+    loss = getattr(getattr(model, "_compile_loss", None), "_user_loss", None)
+    label = data.element_spec[1]
+    shape = getattr(label, "shape", None)
+    if shape is None or not label.dtype.is_integer or tuple(shape[1:]) not in ((), (1,)):
+        return
+    own = any(  # which may make shares of the labels
+        getattr(type(model), name) is not getattr(keras.Model, name)
+        for name in ("train_step", "compute_loss")
+    )
+    if not own and (loss in CATEGORICAL or type(loss) is keras.losses.CategoricalCrossentropy):
+        raise ConfigurationError(
+            f"model {model.name!r} was compiled by its builder with categorical_crossentropy, and "
+            "the labels are integers",
+            where="loss",
+            remedy="compile it with sparse_categorical_crossentropy, or leave compile() out there",
+        )
 
 
 def _given(metrics: Any) -> Any:

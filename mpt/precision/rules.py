@@ -105,7 +105,7 @@ def operations(layers: Iterable[tuple[str, keras.layers.Layer]]) -> set[str]:
 def unmatched(rule: Rule, layers: Iterable[tuple[str, keras.layers.Layer]]) -> ConfigurationError:
     """The error for a rule that names no layer, with what it might have meant."""
     layers = list(layers)
-    if rule.match in operations(layers):
+    if rule.match.rpartition("/")[2] in operations(layers):
         return ConfigurationError(
             f"{rule.match!r} is an operation of the model's graph, and rules name layers.",
             where=f"{rule.where}.match",
