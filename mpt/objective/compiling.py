@@ -62,7 +62,6 @@ def compile_model(
             or cannot be smoothed, or a loss, weights or metrics given for a model that has its own.
     """
     if model.compiled:
-        _check_labels(model, data)
         if label_smoothing:
             raise ConfigurationError(
                 f"model {model.name!r} was compiled by its builder",
@@ -70,7 +69,7 @@ def compile_model(
                 allowed=[0],
                 remedy="smooth the labels in its loss, or do not compile the model there",
             )
-        arguments = _own(model, loss, metrics, loss_weights)
+        arguments = _own(model, loss, metrics, loss_weights, data)
         # The user's own `compile` has set what it sets; its signature is not ours to know.
         compile_ = keras.Model.compile.__get__(model)
     else:
@@ -87,8 +86,11 @@ def compile_model(
     _compute_in_float32(model)
 
 
-def _own(model: keras.Model, loss: Any, metrics: Any, weights: Any) -> dict[str, Any]:
+def _own(
+    model: keras.Model, loss: Any, metrics: Any, weights: Any, data: Examples
+) -> dict[str, Any]:
     """The loss, its weights and the metrics that the model's builder gave it."""
+    _check_labels(model, data)
     own_loss = getattr(model, "_compile_loss", None)
     own_metrics = getattr(model, "_compile_metrics", None)
     for key, given, own in (("loss", loss, own_loss), ("metrics", metrics, own_metrics)):
