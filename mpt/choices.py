@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpt.config import configs_dir, default_choices, recipes_dir
+from mpt.report import open_regular
+
+LONGEST_HEADLINE = 2**12  # bytes
 
 
 def config_dirs(words: Sequence[str]) -> list[Path]:
@@ -28,7 +31,11 @@ def choices(group: str, folders: Sequence[Path] = ()) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for folder in (*folders, configs_dir()):
-        for file in (folder / group).glob("*.yaml"):
+        try:
+            found = list((folder / group).glob("*.yaml"))
+        except (OSError, ValueError):  # the run itself will say what is wrong
+            continue
+        for file in found:
             files.setdefault(file.stem, file)
     return dict(sorted(files.items()))
 
@@ -47,8 +54,8 @@ def groups() -> dict[str, str]:
 def headline(file: Path) -> str:
     """The first line of a file's head comment; empty where it has none."""
     try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            first = next(lines, "")
+        with open_regular(file) as content:
+            first = content.readline(LONGEST_HEADLINE).decode("utf-8", errors="replace")
     except OSError:
         return ""
     return first.lstrip("# ").strip() if first.startswith("#") else ""

@@ -3,8 +3,10 @@
 It answers --help and --version without importing anything heavy: no TensorFlow, Hydra or rich.
 """
 
+import errno
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -63,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
             return _complete(words)
         options, words = take_options(words, debug=debug)
         with _exported(options.allow):
-            return _dispatch(words, options)
+            code = _dispatch(words, options)
+        sys.stdout.flush()
+        return code
     except ConfigurationError as error:
         print_error(error, debug=debug)
         return error.exit_code
@@ -74,8 +78,23 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.FAILED
     except Exception as error:  # what is expected to go wrong has an error of its own
-        print_error(error, debug=debug)
+        print_error(_of_stdout(error) or error, debug=debug)
         return errors.FAILED
+
+
+def _of_stdout(error: Exception) -> Exception | None:
+    """`error` in words where it came of writing to stdout, which then takes nothing more."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
+    is_stdout = getattr(sys.stdout, "write_through", False) and error.errno == errno.ENOSPC
+    try:
+        sys.stdout.flush()  # what could not be written is there yet
+    except OSError:
+        is_stdout = True
+    if not is_stdout:
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ConfigurationError(f"stdout cannot be written: {error.strerror}.", where="stdout")
 
 
 def take_options(words: list[str], *, debug: bool = False) -> tuple[Options, list[str]]:
@@ -126,15 +145,32 @@ def _dispatch(words: list[str], options: Options) -> int:
         message = f"unknown command {name!r}"
         if name.startswith("-") or "=" in name:
             message = f"{name!r} is not a command"
-        raise ConfigurationError(
-            message, allowed=COMMANDS, value=name, remedy="`mpt --help` shows what there is"
-        )
+        remedy = "`mpt --help` shows what there is"
+        if "=" in name and not name.startswith("-"):
+            remedy = f"mpt train {shlex.join(words)}"
+        raise ConfigurationError(message, allowed=COMMANDS, value=name, remedy=remedy)
     command = _load(name)
     arguments = words[1:]
     if "-h" in arguments or "--help" in arguments:
         print(command.help_text(arguments))
         return errors.OK
+    if not (name == "doctor" and "data" not in arguments and "--peaks" not in arguments):
+        _check_folder()
     return command.main(arguments, options)
+
+
+def _check_folder() -> None:
+    """Refuse to begin where paths lead nowhere; the doctor tells it among its findings."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigurationError(
+            "The current folder was removed."
+            if isinstance(error, FileNotFoundError)
+            else f"The current folder cannot be found: {error.strerror}.",
+            where="current folder",
+            remedy="cd to another one",
+        ) from error
 
 
 def _load(name: str) -> Any:

@@ -6,21 +6,23 @@ no folder left by a run that never began.
 """
 
 import functools
+import logging
 import os
 import re
 import secrets
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mpt import config as configuration
 from mpt import leaving
+from mpt.choices import config_dirs
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import guarded
-from mpt.hydra_errors import explain
+from mpt.hydra_errors import explain, unknown_flag
 from mpt.printable import hydra_quoted
 from mpt.schema import TrainConfig
 
@@ -54,6 +56,7 @@ VALUES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+ANSWERS = {*VALUES, "-c", "-i"}
 VALUES |= {"-c": VALUES["--cfg"], "-i": VALUES["--info"]}
 
 
@@ -137,28 +140,30 @@ def register() -> None:
     )
 
 
-def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
+def arrange(argv: list[str], known: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Split a command line into Hydra's flags and the overrides, with the run's length settled.
 
     Hydra's own parser refuses overrides on both sides of a flag, and answers a wrong flag with a
     page of usage.
 
+    Args:
+        known: flags that an error names: the subcommand's own too. None given: Hydra's.
+
     Raises:
-        ConfigurationError: an unknown flag, a flag without its value, or a value that is none.
+        ConfigurationError: an unknown flag, a flag without its value, or a value that is none, or a
+            folder that cannot be read.
     """
     flags: list[str] = []
     overrides: list[str] = []
     words = iter(argv)
-    long = sorted(flag for flag in FLAGS if flag.startswith("--"))
     for word in words:
         if not word.startswith("-"):
             overrides.append(word)
             continue
         flag, has_value, value = word.partition("=")
         if flag not in FLAGS:
-            raise ConfigurationError(
-                f"unknown flag {flag}", where="command line", allowed=long, value=flag
-            )
+            long = sorted(known) or sorted(flag for flag in FLAGS if flag.startswith("--"))
+            raise unknown_flag(word, next(words, ""), long)
         if FLAGS[flag] is None and not has_value:
             following = argv[argv.index(word) + 1 :][:1]
             # Else Hydra would take the first override for it.
@@ -175,6 +180,13 @@ def arrange(argv: list[str]) -> tuple[list[str], list[str]]:
                 value=value,
             )
         flags += [flag, value] if value else [flag]
+    if {"--package", "-p"} & set(flags) and not {"--cfg", "-c"} & set(flags):
+        raise ConfigurationError(
+            "--package names the part of the configuration that --cfg shows, and changes no run",
+            where="command line",
+            remedy="add --cfg job, or leave it out",
+        )
+    _check_readable(config_dirs(flags))
     return flags, settle_length(overrides)
 
 
@@ -243,6 +255,46 @@ def _mode_settled(flags: list[str], overrides: list[str]) -> Iterator[None]:
         Hydra.get_mode = read
 
 
+def _check_readable(folders: Iterable[Path]) -> None:
+    """Refuse a folder that is there and cannot be read: Hydra would find no choice in it."""
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    os.stat(entry.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # as Hydra says itself
+        except OSError as error:
+            raise ConfigurationError(
+                f"This folder cannot be read: {error.strerror}.",
+                where=f"--config-dir ({folder})",
+                remedy="ask its owner, or give another folder",
+            ) from error
+
+
+def _of_answer(error: Exception, flags: list[str]) -> bool:
+    """Whether stdout did not take what Hydra answered: it makes no folder for an answer."""
+    return bool(ANSWERS & set(flags)) and isinstance(error, OSError) and error.filename is None
+
+
+@contextmanager
+def _logging_fails(flags: list[str]) -> Iterator[None]:
+    """Have a line that cannot be logged end an answer: --info gives it by logging."""
+    if not ANSWERS & set(flags):
+        yield
+        return
+    told = logging.Handler.handleError
+
+    def fail(self: logging.Handler, record: logging.LogRecord) -> None:
+        raise  # noqa: PLE0704 (it is called where the error is caught)
+
+    logging.Handler.handleError = fail  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        logging.Handler.handleError = told  # type: ignore[method-assign]
+
+
 def drive(
     flags: list[str],
     overrides: list[str],
@@ -253,8 +305,7 @@ def drive(
     """Run `hydra.main` over `job` with this command line.
 
     Args:
-        flags: Hydra's flags, as `arrange` gives them.
-        overrides: overrides of the configuration.
+        flags, overrides: as `arrange` gives them.
         allow: what the user admits, see `mpt.guard.guarded`.
         job: called with each composed configuration; it keeps its own exceptions. What it returns
             is for Hydra's sweepers. A launcher may call a copy of it in another process.
@@ -290,13 +341,14 @@ def drive(
             guarded(allow),
             _as_program(["mpt train", *flags, *overrides]),
             _mode_settled(flags, overrides),
+            _logging_fails(flags),
         ):
             entry()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         prune()
-        if error in raised or isinstance(error, LauncherError):
+        if error in raised or isinstance(error, LauncherError) or _of_answer(error, flags):
             raise
         raise explain(error, flags, overrides) from error
     except KeyboardInterrupt:

@@ -70,6 +70,12 @@ class ConfigurationError(ValueError):
         return "\n".join(lines)
 
 
+class FunctionError(ConfigurationError):
+    """A function of the user's own raised something; exit code 1, as other failures have."""
+
+    exit_code = FAILED
+
+
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """The choice spelled most like `value`, or None where none is close."""
     found = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.6)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from mpt import yaml_files
 from mpt.config import configs_dir, default_choices, expected_type, recipes_dir
 from mpt.errors import ConfigurationError, nearest
 from mpt.schema import TrainConfig
@@ -91,6 +92,36 @@ def _no_such_choice(error: Any) -> ConfigurationError:
     )
 
 
+def unknown_flag(word: str, following: str, known: list[str]) -> ConfigurationError:
+    """The error for a flag that there is not, with the override or the flag that it may mean.
+
+    Args:
+        word: as it was typed, "--steps" or "--steps=50".
+        following: the next word of the command line; may be empty.
+        known: the flags that there are.
+    """
+    flag, equals, value = word.partition("=")
+    error = ConfigurationError(
+        f"unknown flag {flag}", where="command line", allowed=known, value=flag
+    )
+    key = _key_of_flag(flag)
+    if key is not None:
+        if not equals and not following.startswith("-") and "=" not in following:
+            value = following
+        error.suggestion = f"{key}={value or 'VALUE'}"
+    return error
+
+
+def _key_of_flag(flag: str) -> str | None:
+    """The key that is called so, else the only one whose last part is."""
+    name = flag.lstrip("-").replace("-", "_")
+    keys = _keys([], [])
+    if name in keys:
+        return name
+    ending = {key for key in keys if key.endswith(f".{name}")}
+    return ending.pop() if len(ending) == 1 else None
+
+
 def _no_such_key(key: str, flags: list[str], overrides: list[str]) -> ConfigurationError:
     """An unknown key, with the nearest of its siblings, else the nearest key of all."""
     if key.startswith("hydra."):
@@ -162,7 +193,7 @@ def _keys(overrides: list[str], flags: list[str]) -> list[str]:
         files = [folder / group / f"{choice}.yaml" for folder in folders]
         file = next((file for file in files if file.is_file()), None)
         if group in OPEN_GROUPS and file is not None:
-            walk(yaml.safe_load(file.read_text()) or {}, f"{group}.")
+            walk(yaml.safe_load(yaml_files.read(file)) or {}, f"{group}.")
     return found
 
 

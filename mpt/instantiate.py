@@ -40,6 +40,13 @@ REACHING_OUT = tuple(
     )
 )
 
+# What runs programs, changes files or loads code: no error says how to admit it.
+OF_PROGRAMS = (
+    *("builtins", "code", "codeop", "ctypes", "importlib", "marshal", "multiprocessing", "nt"),
+    *("os", "pathlib", "pickle", "pkgutil", "posix", "pty", "runpy", "shelve", "shutil", "socket"),
+    *("subprocess", "sys", "tempfile", "webbrowser"),
+)
+
 
 def call(node: Mapping[str, Any], *, where: str, allow: tuple[str, ...], **arguments: Any) -> Any:
     """Call what `node` names in `_target_` with its other keys.
@@ -182,6 +189,13 @@ def admits(path: str, allow: tuple[str, ...]) -> bool:
     return within(path, _modules(allow))
 
 
+def admission(module: str) -> str:
+    """What to do about code in `module` that is not admitted."""
+    if module.partition(".")[0] in OF_PROGRAMS:
+        return f"leave it out: {module} runs programs or changes files; no configuration needs it"
+    return f"if you trust it, add: --allow {module}"
+
+
 def _load_target(node: Mapping[str, Any], where: str, allow: tuple[str, ...]) -> Callable:
     where = f"{where}._target_"
     path = _check_path(node.get("_target_"), where, allow)
@@ -268,7 +282,7 @@ def _not_admitted(path: str, module: str, where: str) -> ConfigurationError:
         f"{path} is not code that a configuration may run",
         where=where,
         allowed=[f"{name}.*" for name in (*OURS, *KERAS)],
-        remedy=f"if you trust it, add: --allow {module}",
+        remedy=admission(module),
     )
 
 

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run, checked by a dry run, before anything is written."""
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,20 @@ def _choice(config: TrainConfig, device: Device, before: str | None) -> Choice:
 
 def _data(config: TrainConfig, batch_size: int, allow: tuple[str, ...]) -> Data:
     """The dataset, its classes weighted."""
-    data = instantiate.call(
-        config.dataset, where="dataset", allow=allow, batch_size=batch_size, seed=config.seed
-    )
+    try:
+        data = instantiate.call(
+            config.dataset, where="dataset", allow=allow, batch_size=batch_size, seed=config.seed
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise ConfigurationError(
+            f"The data cannot be read: {error.strerror}.",
+            where=f"dataset.path ({os.fspath(error.filename)})",
+            remedy="see who may read the file and its folders"
+            if isinstance(error, PermissionError)
+            else None,
+        ) from error
     return class_weights.weighted(data, config.class_weight)
 
 

@@ -38,6 +38,13 @@ def float32_rule(path: str, paths: Iterable[str]) -> dict[str, str]:
     return {"match": naming(path, paths), "policy": "float32"}
 
 
+IN_FLOAT32_BY_HAND = (
+    "cast to float32 in front of that operation, keras.ops.cast(x, 'float32'), or put it into a "
+    "layer of its own and keep that in float32"
+)
+"""What to do about an operation: precision.overrides names layers only."""
+
+
 def as_override(rules: Sequence[Mapping[str, Any]]) -> str:
     """`precision.overrides=[...]` as it is typed, within double quotes."""
     typed = [

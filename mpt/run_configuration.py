@@ -52,13 +52,24 @@ def allowed_differences(run_dir: Path, config: TrainConfig) -> list[str] | None:
     return different
 
 
-def read(run_dir: Path) -> dict[str, Any]:
+def read(run_dir: Path, *, resuming: bool) -> dict[str, Any]:
     """The configuration of the run in `run_dir`: the keys of `TrainConfig`, resolved.
+
+    Args:
+        resuming: it is named by `resume=`.
 
     Raises:
         ConfigurationError: there is no run.
     """
     found = find(run_dir)
+    if found is None and not resuming:
+        raise ConfigurationError(
+            "There is no run in this folder: no .hydra/config.yaml, as a run has."
+            if run_dir.is_dir()
+            else "There is no such folder.",
+            where=str(run_dir),
+            remedy="name the folder that the run's last line gave, runs/DATE/TIME_MODEL_PRECISION",
+        )
     if found is None:
         raise ConfigurationError(
             "There is nothing to resume in this folder: no .hydra/config.yaml, as a run has, and "

@@ -1,11 +1,12 @@
 """`mpt evaluate`: a trained model on its validation data, under its own policy or another."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 from mpt import resuming, run_configuration, yaml_files
 from mpt.commands import Options
-from mpt.commands.flags import Flag, take
+from mpt.commands.flags import Flag, refuse_flags, take
 from mpt.commands.resume import assign, job_with
 from mpt.config import configs_dir
 from mpt.errors import ConfigurationError
@@ -55,8 +56,10 @@ def trained(task: str, words: list[str], command: list[str], options: Options) -
     Raises:
         ConfigurationError: there is no such run, or an override is wrong.
     """
+    own = importlib.import_module(f"mpt.commands.{task.split()[0]}").FLAGS
+    refuse_flags(task, words, own)
     paths = [word for word in words if "=" not in word]
-    if len(paths) != 1 or paths[0].startswith("-"):
+    if len(paths) != 1:
         raise ConfigurationError(
             f"mpt {task} takes one run, and {len(paths)} were given",
             where="command line",
@@ -64,7 +67,7 @@ def trained(task: str, words: list[str], command: list[str], options: Options) -
         )
     folder = Path(paths[0])
     overrides = [word for word in words if "=" in word]
-    config = run_configuration.read(folder)
+    config = run_configuration.read(folder, resuming=False)
     for override in overrides:
         _set(config, override, task)
     config["init_from"] = str(folder.resolve() / "model.keras")

@@ -1,10 +1,15 @@
 """A subcommand's own flags, taken out of its command line before Hydra sees the rest."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mpt.errors import ConfigurationError
+
+COMMON = ("--allow", "--debug", "--help", "--quiet", "--verbose")
+"""Flags of every subcommand."""
+COMPOSING = ("--cfg", "--config-dir", "--info")
+"""Hydra's, of the subcommands that compose one configuration."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,24 @@ def take_paths(
         ConfigurationError: as `take`, and for a flag that the command does not have.
     """
     values, paths = take(argv, flags)
-    for word in paths:
+    refuse_flags(command, paths, flags)
+    return values, paths
+
+
+def refuse_flags(command: str, words: Iterable[str], flags: Iterable[str]) -> None:
+    """Raise ConfigurationError where one of the words is a flag, which the command has not.
+
+    Args:
+        flags: that it has of its own.
+    """
+    for word in words:
         if word.startswith("-"):
             raise ConfigurationError(
                 f"mpt {command} has no flag {word}",
                 where="command line",
-                allowed=flags,
+                allowed=[*flags, *COMMON],
                 value=word.partition("=")[0],
             )
-    return values, paths
 
 
 def _value(name: str, flag: Flag, text: str) -> Any:

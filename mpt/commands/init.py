@@ -5,7 +5,7 @@ from pathlib import Path
 from mpt import errors
 from mpt.commands import Options
 from mpt.errors import ConfigurationError
-from mpt.new_project import create
+from mpt.new_project import create, name_of
 from mpt.printable import path_text
 
 USAGE = """\
@@ -39,10 +39,10 @@ def main(argv: list[str], options: Options) -> int:
     written = create(folder)
     for file in written:
         print(f"  {path_text(folder / file)}")
-    name = folder.name
+    name = name_of(folder)
     module = written_module(written)
     print(
-        f"\ntrain it:\n  cd {path_text(folder)}\n"
+        f"\ntrain it:\n{'' if folder == Path() else f'  cd {path_text(folder)}{chr(10)}'}"
         f"  mpt train --config-dir configs --allow {module} recipe={name}\n"
         f"test it:\n  python -m unittest"
     )

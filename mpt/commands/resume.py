@@ -65,7 +65,7 @@ def of_run(
     Raises:
         ConfigurationError: there is no run, or an override is none of a value.
     """
-    values = run_configuration.read(folder)
+    values = run_configuration.read(folder, resuming=True)
     if flags:
         raise ConfigurationError(
             f"{flags[0]} has no place beside resume=RUN: the run has its configuration already.",

@@ -8,6 +8,7 @@ from typing import Any
 from mpt import composition, errors, isolation, postmortem, resuming
 from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options, resume
+from mpt.commands.flags import COMMON
 from mpt.commands.jobs import job_of
 from mpt.commands.sweep import Sweep
 from mpt.commands.sweep_task import SweepTask, check_folder
@@ -32,7 +33,8 @@ def main(argv: list[str], options: Options) -> int:
     Raises:
         ConfigurationError: the configuration or the input is wrong. No folder is left.
     """
-    flags, overrides = composition.arrange(argv)
+    hydras = (flag for flag in composition.FLAGS if flag.startswith("--"))
+    flags, overrides = composition.arrange(argv, [*hydras, *COMMON])
     command = ["mpt", "train", *argv]
     overrides, resumed = resume.take(overrides)
     if resumed is not None and not resume.is_sweep(resumed):

@@ -148,12 +148,12 @@ def paths(word: str) -> Iterator[Candidate]:
     prefix = f"{folder}/" if "/" in word else ""
     try:
         entries = sorted(os.scandir(where), key=lambda entry: entry.name)
-    except OSError:
+    except (OSError, ValueError):
         return
     for entry in entries:
         if entry.name.startswith(".") and not start.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # which answers where one may not look, too
             yield Candidate(f"{prefix}{entry.name}/", finished=False)
         else:
             yield Candidate(f"{prefix}{entry.name}")

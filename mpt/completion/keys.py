@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from mpt import choices
+from mpt import choices, yaml_files
 from mpt.config import OPEN_KEYS
 from mpt.schema import TrainConfig
 
@@ -87,8 +87,8 @@ def _inside(group: str, given: Sequence[str], folders: Sequence[Path]) -> Iterat
     file = choices.choices(group, folders).get(str(chosen))
     if file is not None:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):  # the run itself will say what is wrong
+            content = yaml.safe_load(yaml_files.read(file))
+        except (ValueError, yaml.YAMLError):  # the run itself will say what is wrong
             return
         yield from _of_file(content, group)
 

@@ -18,6 +18,7 @@ from mpt.data.pipeline import from_arrays
 from mpt.errors import ConfigurationError
 
 MEMBERS = ("x", "y", "x_val", "y_val")
+MOST_NAMED = 12
 
 
 def build(
@@ -91,7 +92,8 @@ def _arrays(path: Path, labels: str | None) -> dict[str, np.ndarray]:
             ".npy",
         )
     if path.suffix == ".npz":
-        return _required(_npz(path), path, "")
+        found, names = _npz(path)
+        return _required(found, path, "", names)
     if path.suffix != ".npy":
         raise _unusable(path, "is neither .npz, nor .npy, nor a folder", "convert it by numpy.save")
     if labels is None:
@@ -116,10 +118,14 @@ def _given(folder: Path, name: str) -> bool:
     return (folder / f"{name}.npy").exists()
 
 
-def _required(found: dict[str, np.ndarray], path: Path, ending: str) -> dict[str, np.ndarray]:
+def _required(
+    found: dict[str, np.ndarray], path: Path, ending: str, names: list[str] | None = None
+) -> dict[str, np.ndarray]:
+    """`found`, with x and y in it; `names` are those of all arrays that are there."""
     for name in ("x", "y"):
         if name not in found:
-            others = f", it has {', '.join(sorted(found))}" if found else ""
+            named = sorted(found) if names is None else names
+            others = f", it has {', '.join(named[:MOST_NAMED])}" if named else ""
             raise _unusable(
                 path,
                 f"has no {name}{ending}{others}",
@@ -142,14 +148,16 @@ def _npy(file: Path, key: str = "dataset.path") -> np.ndarray:
         raise _unusable(file, f"is no whole .npy file: {error}") from None
 
 
-def _npz(file: Path) -> dict[str, np.ndarray]:
+def _npz(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that are ours, and the names of all that the file holds."""
     if file.stat().st_size == 0:
         raise _unusable(file, "is empty")
-    found = {}
+    found, names = {}, []
     try:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
+                names.append(name)
                 if name in MEMBERS:
                     found[name] = _member(file, archive, entry)
     except (
@@ -161,7 +169,7 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
         OSError,
     ) as error:
         raise _unusable(file, f"is no whole .npz file: {error}") from None
-    return found
+    return found, names
 
 
 def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:

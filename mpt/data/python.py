@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mpt import user_function
 from mpt.data import checks
 from mpt.data.examples import STALL_SECONDS, Data, counted
 from mpt.data.left_out import LeftOut, OnError
@@ -54,7 +55,7 @@ def build(
         on_error: skip leaves out elements that cannot be made, and rows as `mpt.data.scan` says.
 
     Raises:
-        ConfigurationError: arguments or a result that do not fit, less than a batch of examples.
+        ConfigurationError: what does not fit, or is too little; FunctionError: the function raised.
     """
     checks.batch(batch_size)
     _refuse_split(validation_fraction)
@@ -171,19 +172,7 @@ def _call(
     """What the function returns: training, and perhaps validation."""
     import tensorflow as tf
 
-    signature, arguments = inspect.signature(function), dict(kwargs or {})
-    for key, value in offered.items():
-        if key in signature.parameters:
-            arguments.setdefault(key, value)
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"{function.__qualname__}{signature} cannot be called: {error}",
-            where="dataset.kwargs",
-            allowed=list(signature.parameters),
-        ) from None
-    result = function(**arguments)
+    result = user_function.call(function, kwargs, offered, where="dataset")
     parts = list(result) if isinstance(result, tuple | list) else [result]
     if not 1 <= len(parts) <= 2 or not all(isinstance(p, tf.data.Dataset) for p in parts):
         kinds = ", ".join(type(part).__name__ for part in parts)
@@ -191,6 +180,7 @@ def _call(
             f"{function.__qualname__} returned {kinds}",
             where="dataset.function",
             allowed=["a tf.data.Dataset", "(training, validation)"],
+            remedy="tf.data.Dataset.from_tensor_slices((x, y)) makes one of arrays",
         )
     return dict(zip(("training", "validation"), parts, strict=False))
 

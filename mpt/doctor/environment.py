@@ -41,16 +41,16 @@ def gather(variables: Mapping[str, str] | None = None) -> Environment:
         variables: of the process; None takes this one's.
     """
     given = os.environ if variables is None else variables
-    folder = Path.cwd()
+    folder = _current()
     return Environment(
         python=platform.python_version(),
         executable=sys.executable,
         packages=packages(),
         others=tuple(name for name in IN_THE_WAY if _version(name) is not None),
         variables={name: given[name] for name in VARIABLES if given.get(name)},
-        folder=str(folder),
-        folder_writable=_writable(folder),
-        folder_free_bytes=_free(folder),
+        folder=None if folder is None else str(folder),
+        folder_writable=folder is not None and _writable(folder),
+        folder_free_bytes=None if folder is None else _free(folder),
     )
 
 
@@ -86,6 +86,13 @@ def _fits(installed: str | None, required: str) -> bool | None:
     except ImportError:  # TensorFlow brings it, and TensorFlow may be what is missing
         return None if installed is not None else False
     return installed is not None and SpecifierSet(required).contains(installed, prereleases=True)
+
+
+def _current() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def _writable(folder: Path) -> bool:

@@ -32,7 +32,7 @@ class Environment:
         packages: what mpt requires.
         others: distributions that get in the way of ours, by name.
         variables: of the process, those that change what TensorFlow, Keras or CUDA do.
-        folder: the current one, where runs go.
+        folder: the current one, where runs go; None where it was removed.
         folder_writable: whether a folder can be made in it.
         folder_free_bytes: on its disk.
     """
@@ -42,7 +42,7 @@ class Environment:
     packages: tuple[Package, ...]
     others: tuple[str, ...]
     variables: dict[str, str]
-    folder: str
+    folder: str | None
     folder_writable: bool
     folder_free_bytes: int | None
 

@@ -95,7 +95,10 @@ def variables(facts: Facts) -> Iterator[Finding]:
 def folder(facts: Facts) -> Iterator[Finding]:
     """Whether runs have somewhere to go."""
     where, free = facts.environment.folder, facts.environment.folder_free_bytes
-    if not facts.environment.folder_writable:
+    if where is None:
+        message = "the current folder was removed, and runs go there"
+        yield Finding("problem", "folder", message, "cd to another one")
+    elif not facts.environment.folder_writable:
         message = f"no folder can be made in {where}, where runs go"
         yield Finding("problem", "folder", message, "run_dir=PATH, or another current folder")
     elif free is not None and free < LITTLE_DISK:

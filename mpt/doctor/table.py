@@ -117,6 +117,8 @@ def _card(gpu: Gpu) -> str:
 
 def _folder(facts: Facts) -> str:
     environment = facts.environment
+    if environment.folder is None:
+        return "removed"
     state = "writable" if environment.folder_writable else "not writable"
     free = environment.folder_free_bytes
     room = f", {size(free)} free" if free is not None else ""

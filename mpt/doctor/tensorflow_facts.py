@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,11 @@ def gather(command: Sequence[str] = CHILD, seconds: float = SECONDS) -> TensorFl
         seconds: after which it is killed.
     """
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=None if os.path.isdir(".") else sys.prefix,  # the current folder may be gone
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         out, err = child.communicate(timeout=seconds)

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mpt.errors import ConfigurationError
-from mpt.instantiate import admits
+from mpt.instantiate import admission, admits
 
 OWN_CALLBACK = "mpt.composition.FolderNote"
 HANDLERS = (
@@ -201,7 +201,5 @@ def walk(value: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
         yield from walk(child, f"{where}.{key}")
 
 
-def _refused(message: str, where: str, admission: str) -> ConfigurationError:
-    return ConfigurationError(
-        message, where=where, remedy=f"if you trust it, add: --allow {admission}"
-    )
+def _refused(message: str, where: str, module: str) -> ConfigurationError:
+    return ConfigurationError(message, where=where, remedy=admission(module))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mpt import user_function
 from mpt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,28 +32,14 @@ def build(
 
     Raises:
         ConfigurationError: arguments that do not fit, or a result that is no Keras model.
+        FunctionError: the function raised.
     """
     import keras
 
-    arguments = dict(kwargs or {})
-    parameters = inspect.signature(function).parameters
-    for key, value in (
-        ("shape", tuple(shape) if shape is not None else None),
-        ("classes", classes),
-    ):
-        if key in parameters:
-            arguments.setdefault(key, value)
-    called = getattr(function, "__qualname__", repr(function))
-    try:
-        inspect.signature(function).bind(**arguments)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"{called}{inspect.signature(function)} cannot be called: {error}",
-            where="model.kwargs",
-            allowed=list(parameters),
-        ) from None
-    model = function(**arguments)
+    offered = {"shape": tuple(shape) if shape is not None else None, "classes": classes}
+    model = user_function.call(function, kwargs, offered, where="model")
     if not isinstance(model, keras.Model):
+        called = getattr(function, "__qualname__", repr(function))
         raise ConfigurationError(
             f"{called} returned {type(model).__name__}, not a keras.Model", where="model.function"
         )

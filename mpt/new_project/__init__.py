@@ -17,6 +17,8 @@ from mpt.errors import ConfigurationError
 
 TEMPLATE = Path(__file__).parent / "template"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+YAML_WORDS = {"true", "false", "null", "on", "off", "yes", "no", "nan", "inf"}
+PACKAGES = {"mpt", "keras", "tensorflow", "numpy", "hydra", "hydra_plugins", "tests"}
 PLACEHOLDERS = {"NAME": "name", "MODULE": "module"}  # as parts of paths
 
 
@@ -29,15 +31,15 @@ def create(folder: Path) -> list[Path]:
     Raises:
         ConfigurationError: the name cannot be one, or is taken, or something is there already.
     """
-    names = _names(folder.name)
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise ConfigurationError(
-            "There is something already, which stays as it is.",
-            where=str(folder),
-            remedy="another name, or an empty folder",
-        )
+    names = _names(name_of(folder))
     written = []
     try:
+        if _is_taken(folder):
+            raise ConfigurationError(
+                "There is something already, which stays as it is.",
+                where=str(folder),
+                remedy="another name, or an empty folder",
+            )
         for source in sorted(path for path in TEMPLATE.rglob("*") if path.is_file()):
             if source.suffix == ".pyc":
                 continue
@@ -54,6 +56,28 @@ def create(folder: Path) -> list[Path]:
     return written
 
 
+def name_of(folder: Path) -> str:
+    """The last part of the folder's path, also where it is given as "." or ".."."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
+def _is_taken(folder: Path) -> bool:
+    if folder.is_symlink():
+        return True
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _is_installed(module: str) -> bool:
+    """Whether Python finds `module` elsewhere than in the current folder."""
+    here = Path.cwd()
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() != here]
+    return any(
+        finder.find_spec(module, elsewhere) is not None
+        for finder in sys.meta_path
+        if hasattr(finder, "find_spec")
+    )
+
+
 def _names(name: str) -> dict[str, str]:
     """The project's name and its package's, if they can be such.
 
@@ -67,11 +91,18 @@ def _names(name: str) -> dict[str, str]:
             where="command line",
             allowed=["letters, digits, - and _, a letter first, and no word of Python's"],
         )
-    taken = {*sys.stdlib_module_names, "mpt", "keras", "tensorflow", "numpy", "hydra", "tests"}
+    taken = {*sys.stdlib_module_names, *PACKAGES}
+    if name.lower() in YAML_WORDS:
+        raise ConfigurationError(
+            f"In YAML, and in Hydra's overrides, {name} is no text.",
+            where="command line",
+            remedy="another name",
+        )
     groups = ("model", "dataset")
     shipped = {choice for group in groups for choice in choices.choices(group)}
-    if module in taken or name in shipped | set(choices.recipes()):
-        what = "a Python package" if module in taken else "a choice that mpt has"
+    is_package = module in taken or _is_installed(module)
+    if is_package or name in shipped | set(choices.recipes()):
+        what = "a Python package" if is_package else "a choice that mpt has"
         raise ConfigurationError(
             f"{name} is the name of {what}, which would come first.",
             where="command line",

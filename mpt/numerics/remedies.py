@@ -15,7 +15,7 @@ from mpt.numerics.replay import Replay
 from mpt.numerics.tap import weight_names
 from mpt.precision import walk
 from mpt.report.numbers import number, power_of_two
-from mpt.rule_text import as_override, float32_rule
+from mpt.rule_text import IN_FLOAT32_BY_HAND, as_override, float32_rule
 from mpt.schema import HALF
 
 MOST_LAYERS = 4  # more of them in float32 are for `mpt bisect` to find
@@ -47,10 +47,7 @@ def against_forward(
     dtype = dtype_of(fault)
     wider = ", or take precision.policy=mixed_bfloat16" if dtype == "float16" else ""
     if call is None or call.layer in (None, replay.model) or call.layer.compute_dtype not in HALF:
-        return (
-            "cast to float32 in front of that operation, keras.ops.cast(x, 'float32'), or put it "
-            f"into a layer of its own and keep that in float32{wider}"
-        )
+        return f"{IN_FLOAT32_BY_HAND}{wider}"
     paths, enough = _layers_to_widen(replay, fault)
     every = [path for path, _ in walk(replay.model)]
     rules = [*overrides, *(float32_rule(path, every) for path in paths)]

@@ -17,6 +17,12 @@ from mpt.objective.smoothing import smoothed
 from mpt.objective.weights import Weights, weighted
 from mpt.schema import HALF
 
+CATEGORICAL = (
+    "categorical_crossentropy",
+    "CategoricalCrossentropy",
+    keras.losses.categorical_crossentropy,
+)
+
 
 def compile_model(
     model: keras.Model,
@@ -63,7 +69,7 @@ def compile_model(
                 allowed=[0],
                 remedy="smooth the labels in its loss, or do not compile the model there",
             )
-        arguments = _own(model, loss, metrics, loss_weights)
+        arguments = _own(model, loss, metrics, loss_weights, data)
         # The user's own `compile` has set what it sets; its signature is not ours to know.
         compile_ = keras.Model.compile.__get__(model)
     else:
@@ -80,8 +86,11 @@ def compile_model(
     _compute_in_float32(model)
 
 
-def _own(model: keras.Model, loss: Any, metrics: Any, weights: Any) -> dict[str, Any]:
+def _own(
+    model: keras.Model, loss: Any, metrics: Any, weights: Any, data: Examples
+) -> dict[str, Any]:
     """The loss, its weights and the metrics that the model's builder gave it."""
+    _check_labels(model, data)
     own_loss = getattr(model, "_compile_loss", None)
     own_metrics = getattr(model, "_compile_metrics", None)
     for key, given, own in (("loss", loss, own_loss), ("metrics", metrics, own_metrics)):
@@ -106,6 +115,26 @@ def _own(model: keras.Model, loss: Any, metrics: Any, weights: Any) -> dict[str,
         "metrics": own_metrics._user_metrics if own_metrics else _given(metrics),
         "weighted_metrics": own_metrics._user_weighted_metrics if own_metrics else None,
     }
+
+
+def _check_labels(model: keras.Model, data: Examples) -> None:
+    """Refuse integer labels for a builder's categorical cross-entropy, which takes shares."""
+    loss = getattr(getattr(model, "_compile_loss", None), "_user_loss", None)
+    label = data.element_spec[1]
+    shape = getattr(label, "shape", None)
+    if shape is None or not label.dtype.is_integer or tuple(shape[1:]) not in ((), (1,)):
+        return
+    own = any(  # which may make shares of the labels
+        getattr(type(model), name) is not getattr(keras.Model, name)
+        for name in ("train_step", "compute_loss")
+    )
+    if not own and (loss in CATEGORICAL or type(loss) is keras.losses.CategoricalCrossentropy):
+        raise ConfigurationError(
+            f"model {model.name!r} was compiled by its builder with categorical_crossentropy, and "
+            "the labels are integers",
+            where="loss",
+            remedy="compile it with sparse_categorical_crossentropy, or leave compile() out there",
+        )
 
 
 def _given(metrics: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 
 from mpt.errors import ConfigurationError, nearest
+from mpt.precision.layers import graph_of, is_functional
+from mpt.rule_text import IN_FLOAT32_BY_HAND
 from mpt.schema import FLOAT8, FLOAT8_BASE, RULE_POLICIES
 
 _KEYS = ("match", "policy")
@@ -89,9 +91,26 @@ def _parse_one(index: int, entry: Mapping[str, Any]) -> Rule:
     return Rule(index, match, str(policy))
 
 
+def operations(layers: Iterable[tuple[str, keras.layers.Layer]]) -> set[str]:
+    """Names of what functional models among the layers compute outside of any layer."""
+    return {
+        operation.name
+        for _, layer in layers
+        if is_functional(layer)
+        for operation in graph_of(layer)._operations
+        if not isinstance(operation, keras.layers.Layer)
+    }
+
+
 def unmatched(rule: Rule, layers: Iterable[tuple[str, keras.layers.Layer]]) -> ConfigurationError:
     """The error for a rule that names no layer, with what it might have meant."""
     layers = list(layers)
+    if rule.match.rpartition("/")[2] in operations(layers):
+        return ConfigurationError(
+            f"{rule.match!r} is an operation of the model's graph, and rules name layers.",
+            where=f"{rule.where}.match",
+            remedy=IN_FLOAT32_BY_HAND,
+        )
     kind, _, pattern = rule.match.partition(":")
     if kind == "class":
         choices, given = {type(layer).__name__ for _, layer in layers}, f"class:{pattern}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mpt.probing.exponents import Histogram
 from mpt.probing.measures import Layer, Losses, merged
 from mpt.report.numbers import power_of_two
-from mpt.rule_text import as_override, float32_rule
+from mpt.rule_text import IN_FLOAT32_BY_HAND, as_override, float32_rule
 from mpt.schema import HALF
 
 HIGHEST_EXPONENT = 24
@@ -169,14 +169,23 @@ def _half_share(*parts: Losses) -> float:
     return merged(parts).underflow_share or 0.0
 
 
+def _in_float32(broken: Layer, layers: list[Layer]) -> str:
+    """How what is not finite comes to compute in float32."""
+    if not broken.movable:
+        return f"{IN_FLOAT32_BY_HAND[0].upper()}{IN_FLOAT32_BY_HAND[1:]}"
+    rule = float32_rule(broken.path, [layer.path for layer in layers])
+    return (
+        f'Keep that layer in float32, "{as_override([rule])}", have mpt bisect find what else '
+        "must be"
+    )
+
+
 def _none_fits(layers: list[Layer], rows: list[ScaleRow], policy: str) -> Recommendation:
     broken = next((layer for layer in layers if not layer.outputs.finite), None)
     if broken is not None:
-        rule = float32_rule(broken.path, [layer.path for layer in layers])
         text = (
             f"Under {policy} the forward pass is not finite, {broken.path} first: no loss scale "
-            f'helps. Keep that layer in float32, "{as_override([rule])}", have mpt bisect find '
-            "what else must be, or take mixed_bfloat16."
+            f"helps. {_in_float32(broken, layers)}, or take mixed_bfloat16."
         )
     else:
         smallest = min(rows, key=lambda row: row.scale)

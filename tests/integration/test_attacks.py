@@ -156,13 +156,13 @@ def model(name, text, where, *says):
 
 CODE = [
     attack("a module", "model._target_=intruder.touch", "model._target_", "--allow intruder"),
-    attack("a shell", "model._target_=os.system", "model._target_", "--allow os"),
+    attack("a shell", "model._target_=os.system", "model._target_", "runs programs"),
     attack("an import of ours", "model._target_=mpt.data.arrays.np.save", "model._target_"),
     attack(
         "a class that ours imports",
         "model._target_=mpt.data.arrays.Path",
         "model._target_",
-        "--allow pathlib",
+        "pathlib runs programs or changes files",
     ),
     attack("a dunder of ours", "model._target_=mpt.models.cnn.build.__globals__", "model._target_"),
     attack("a dunder of Keras's", "loss={_target_:keras.losses.Loss.__init__}", "loss._target_"),

@@ -82,6 +82,21 @@ class TestHelp:
         assert result.code == 2
         assert "did you mean 'train'?" in result.err
 
+    def test_overrides_without_a_command(self, mpt):
+        result = mpt("precision=float32", "trainer.steps=5")
+        assert result.code == 2
+        assert "to do:   mpt train precision=float32 trainer.steps=5\n" in result.err
+
+    @pytest.mark.parametrize("command", ["inspect --strct", "probe --batchs 2", "bisect --rapid"])
+    def test_an_unknown_flag_of_a_subcommand(self, mpt, command):
+        result = mpt(*command.split())
+        assert result.code == 2
+        own = {"inspect": "--strict", "probe": "--batches", "bisect": "--config-dir"}
+        assert own[command.split()[0]] in result.err
+        assert "--multirun" not in result.err
+        if "bisect" not in command:
+            assert f"did you mean '{own[command.split()[0]]}'?" in result.err
+
     def test_train_help_shows_groups_choices_defaults_and_recipes(self, mpt):
         text = mpt("train", "--help").out
         for word in (
@@ -100,8 +115,29 @@ class TestHelp:
         (tmp_path / "mine" / "model" / "tiny.yaml").write_text("name: tiny\n")
         assert " tiny" in mpt("train", "--help", "--config-dir", "mine").out
 
+    def test_train_help_waits_for_no_pipe(self, mpt_process, tmp_path):
+        (tmp_path / "c" / "recipe").mkdir(parents=True)
+        os.mkfifo(tmp_path / "c" / "recipe" / "r.yaml")
+        assert "\n  r " in mpt_process("train", "--config-dir", "c", "--help", timeout=20).out
+
 
 class TestHydra:
+    def test_a_folder_that_cannot_be_read(self, mpt, tmp_path, monkeypatch):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "model").mkdir()
+        stat = os.stat
+
+        def refuse(path, *args, **kwargs):  # not chmod: root may read every folder
+            if str(path) == "mine/model":
+                raise PermissionError(13, "Permission denied", path)
+            return stat(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, "stat", refuse)
+        done = mpt("train", "--config-dir", "mine", "model=x", "--cfg", "job")
+        assert done.code == 2
+        assert "This folder cannot be read: Permission denied." in done.err
+        assert "--config-dir (mine)" in done.err
+
     def test_cfg_shows_the_composed_configuration(self, mpt):
         result = mpt("train", "seed=3", "--cfg", "job", "trainer.steps=5")
         assert result.code == 0
@@ -110,6 +146,24 @@ class TestHydra:
 
     def test_info(self, mpt):
         assert "precision" in mpt("train", "--info", "defaults").out
+
+    @pytest.mark.parametrize(
+        "command", ["train --info config", "train --info all", "train --cfg job", "--help"]
+    )
+    def test_an_answer_that_nobody_reads_to_its_end(self, tmp_path, command):
+        program = [sys.executable, "-m", "mpt", *command.split()]
+        to = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True}
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(program, stdout=full, check=False, **to)
+        assert done.stderr == (
+            "error: stdout cannot be written: No space left on device.\n  where:   stdout\n"
+        )
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(program, stdout=write, check=False, **to)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_folder_of_one_s_own_choices(self, mpt, tmp_path, runs):
         (tmp_path / "mine" / "trainer").mkdir(parents=True)

@@ -12,10 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def doctor(*words, path=(), python=(sys.executable, "-m", "mpt"), **variables):
+def doctor(*words, path=(), python=(sys.executable, "-m", "mpt"), cwd=None, **variables):
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([*path, str(ROOT)])}
     return subprocess.run(
-        [*python, "doctor", *words], env=environment, capture_output=True, text=True, check=False
+        [*python, "doctor", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -55,6 +60,23 @@ def test_the_quick_part_imports_no_tensorflow(broken):
     for row in ("mpt", "python", "packages", "cpu", "memory", "gpu", "folder", "precision", "pays"):
         assert f"\n{row} " in f"\n{done.stdout}"
     assert done.stdout.splitlines()[-1].startswith(("no problems", "problems: 0"))
+
+
+def test_a_current_folder_that_was_removed(tmp_path):
+    in_it = ("bash", "-c", 'rmdir "$PWD"; exec "$0" -m mpt "$@"', sys.executable)
+    told = {}
+    for number, words in enumerate([("--json",), ("--quick",), ("data",)]):
+        (tmp_path / str(number)).mkdir()
+        told[words[0]] = doctor(*words, python=in_it, cwd=tmp_path / str(number))
+    content = json.loads(told["--json"].stdout)
+    assert content["environment"]["folder"] is None
+    assert content["tensorflow"]["stage"] == "xla"
+    (problem,) = [each for each in content["findings"] if each["level"] == "problem"]
+    assert (problem["about"], "was removed" in problem["message"]) == ("folder", True)
+    assert "folder       removed\n" in told["--quick"].stdout
+    assert (told["--json"].returncode, told["--quick"].returncode) == (1, 1)
+    assert told["data"].returncode == 2
+    assert told["data"].stderr.startswith("error: The current folder was removed.\n")
 
 
 def test_a_tensorflow_that_cannot_be_imported(broken):

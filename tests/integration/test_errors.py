@@ -86,10 +86,20 @@ CONFIGURATION = [
     case("broken override", "seed=[1", "command line"),
     case("broken interpolation", "init_from=${nowhere}", "init_from", "nowhere"),
     case("unknown flag", "--mutlirun seed=0,1", "command line", "did you mean '--multirun'?"),
+    case(
+        "group as a flag",
+        "--precision=float32",
+        "command line",
+        "did you mean 'precision=float32'?",
+    ),
+    case("end of a key as a flag", "--steps 50", "command line", "mean 'trainer.steps=50'?"),
+    case("key as a flag", "--batch-size -q", "command line", "did you mean 'batch_size=VALUE'?"),
+    case("flag of nothing", "--policies=x", "command line", "allowed: --allow"),
+    case("a part without --cfg", "--package trainer", "command line", "add --cfg job"),
     case("unknown value of a flag", "--cfg jobs", "command line", "did you mean 'job'?"),
     case("flags that exclude each other", "-m --cfg job", "command line"),
     case("folder of configurations missing", "--config-dir absent", "command line", "absent"),
-    case("code not admitted", "model._target_=os.system", "model._target_", "--allow os"),
+    case("code not admitted", "model._target_=os.system", "model._target_", "runs programs"),
     case("nested code not admitted", "+loss={_target_:os.getcwd}", "loss"),
     case(
         "function not admitted",
@@ -107,7 +117,15 @@ INPUT = [
     case("empty file", "dataset=arrays dataset.path=empty.npz", "empty.npz"),
     case("truncated file", "dataset=arrays dataset.path=cut.npz", "cut.npz"),
     case("no file of that kind", "dataset=arrays dataset.path=text.npz", "text.npz"),
-    case("array missing", "dataset=arrays dataset.path=only_x.npz", "only_x.npz", "no y"),
+    case("array missing", "dataset=arrays dataset.path=only_x.npz", "only_x.npz", "no y, it has x"),
+    case(
+        "arrays of other names",
+        "dataset=arrays dataset.path=names.npz",
+        "names.npz",
+        "no x, it has x_train, y_train",
+        "name the examples x",
+    ),
+    case("name too long", f"dataset=arrays dataset.path={'a' * 300}.npz", "dataset.path (aaa"),
     case("pickled objects", "dataset=arrays dataset.path=objects.npz", "objects.npz"),
     case("lengths differ", "dataset=arrays dataset.path=lengths.npz", "lengths.npz", "rows"),
     case("NaN", "dataset=arrays dataset.path=nan.npz", "nan.npz", "2 of 64 rows", "3, 17"),
@@ -158,6 +176,7 @@ def _files(folder):
     np.savez(folder / "good.npz", x=x, y=y)
     np.savez(folder / "flat.npz", x=x[:, 0, :, 0], y=y)
     np.savez(folder / "only_x.npz", x=x)
+    np.savez(folder / "names.npz", x_train=x, y_train=y)
     np.savez(folder / "lengths.npz", x=x, y=y[:-1])
     np.savez(folder / "objects.npz", x=np.array([object()] * 64), y=y)
     broken = x.copy()

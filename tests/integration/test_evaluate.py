@@ -85,13 +85,14 @@ def test_what_it_prints(mpt, trained):
     [
         ([], "takes one run"),
         (["@", "@"], "takes one run"),
-        (["absent"], "config.yaml"),
+        (["absent"], "There is no such folder.\n  where:   absent\n"),
+        (["/tmp"], "There is no run in this folder: no .hydra/config.yaml"),
         (["@", "precision=float7"], "precision=float7"),
         (["@", "optimizer.learning_rate=1"], "no place in mpt evaluate"),
         (["@", "precision.nothing=1"], "precision.nothing"),
         (["@", "dataset.validation_fraction=0"], "no validation examples"),
         (["@", "batch_size=0"], "batch_size"),
-        (["@", "--frobnicate"], "takes one run"),
+        (["@", "--jsn"], "did you mean '--json'?"),
     ],
 )
 def test_bad_input(mpt, trained, words, says):

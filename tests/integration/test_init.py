@@ -43,6 +43,10 @@ def test_a_project_composes_by_the_command_that_is_printed(mpt, runs, tmp_path, 
         (["keras"], "a Python package"),
         (["cnn"], "a choice that mpt has"),
         (["needs_scaling"], "a choice that mpt has"),
+        *(([word], "is no text") for word in ("True", "null", "ON", "off", "nan", "Inf", "yes")),
+        *(([word], "a Python package") for word in ("test", "pip", "hydra_plugins", "yaml")),
+        (["n" * 300], "cannot be written: File name too long"),
+        (["/"], "'' cannot be a project's name"),
         (["there"], "stays as it is"),
         (["file"], "stays as it is"),
         (["file/below"], "cannot be written"),
@@ -62,6 +66,17 @@ def test_an_empty_folder_elsewhere_will_do(mpt, tmp_path):
     (tmp_path / "deep/mine").mkdir(parents=True)
     assert mpt("init", "deep/mine").code == 0
     assert (tmp_path / "deep/mine/mine/model.py").exists()
+
+
+def test_the_current_folder_by_its_own_name(mpt, tmp_path, monkeypatch):
+    (tmp_path / "spirals").mkdir()
+    monkeypatch.chdir(tmp_path / "spirals")
+    done = mpt("init", ".")
+    assert done.code == 0, done.err
+    assert (tmp_path / "spirals/spirals/model.py").exists()
+    assert "recipe=spirals\n" in done.out
+    assert "cd " not in done.out
+    assert "stays as it is" in mpt("init", ".").err
 
 
 @pytest.mark.slow

@@ -34,6 +34,21 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("os.system", "leave it out: os runs programs or changes files"),
+        ("importlib.util.find_spec", "leave it out: importlib.util runs programs"),
+        ("my_models.scale", "if you trust it, add: --allow my_models"),
+        ("oslo.thing", "if you trust it, add: --allow oslo"),
+    ],
+)
+def test_no_error_says_how_to_admit_what_runs_programs(path, remedy):
+    with pytest.raises(ConfigurationError) as caught:
+        call({"_target_": path}, where="model", allow=())
+    assert caught.value.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "os.system",
@@ -94,7 +109,7 @@ def test_the_error_prints_the_exact_flag_to_add(mine):
 
 def test_what_an_admitted_module_merely_imported_needs_its_own_admission(mine):
     node = {"_target_": "my_models.system", "command": "true"}
-    with pytest.raises(ConfigurationError, match="--allow posix"):
+    with pytest.raises(ConfigurationError, match="leave it out: posix"):
         call(node, where="model", allow=("my_models",))
 
 
@@ -163,7 +178,7 @@ class TestFunctions:
         ("spec", "words"),
         [
             ("my_models.py:scal", "no function"),
-            ("my_models.py:system", "--allow posix"),
+            ("my_models.py:system", "leave it out: posix"),
             ("my_models.py", "names no function"),
             ("my_models.py:scale.__globals__", "names no function"),
             (":scale", "names no function"),

@@ -1,5 +1,9 @@
 """What may stand at the cursor, by the line before it."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from mpt.choices import groups
@@ -103,3 +107,21 @@ def test_an_answer_in_each_shell_s_form(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my runs").mkdir()
     assert answer("bash", candidates("mpt board m", COMMANDS)) == r"my\ runs/"
+
+
+def test_a_pipe_among_the_choices_is_not_waited_for(tmp_path):
+    for group in ("recipe", "model"):
+        (tmp_path / group).mkdir()
+        os.mkfifo(tmp_path / group / "pipe.yaml")
+    assert texts(f"mpt train --config-dir {tmp_path} recipe=pi") == ["recipe=pipe"]
+    assert texts(f"mpt train --config-dir {tmp_path} model=pipe model.") == []
+
+
+def test_a_folder_that_cannot_be_read_has_nothing(tmp_path, monkeypatch):
+    def refuse(*_, **__):  # not chmod: root may read every folder
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "mine")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    assert texts("mpt train --config-dir mine model=") == []
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert texts("mpt compare ") == []

@@ -152,7 +152,7 @@ def broken_npy(tmp_path: Path, kind: str) -> Path:
         ("empty npz", "is empty"),
         ("truncated npz", "no whole .npz"),
         ("damaged npz", "no whole .npz"),
-        ("no y", "has no y, it has x"),
+        ("no y", "has no y, it has x, labels"),
         ("x_val alone", "must come together"),
         ("other ending", "neither .npz, nor .npy"),
         ("lengths", "x has 40 rows, y has 39"),

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mpt.data import python
 from mpt.data.examples import Data
-from mpt.errors import ConfigurationError
+from mpt.errors import ConfigurationError, FunctionError
 
 X = np.arange(30, dtype=np.float32)[:, np.newaxis]
 Y = (np.arange(30) % 3).astype(np.int64)
@@ -191,3 +191,22 @@ def test_refused(
     with pytest.raises(ConfigurationError, match=message) as caught:
         build(function, **changes)
     assert where in (caught.value.where or "")
+
+
+def test_arrays_in_the_place_of_datasets_are_told_what_makes_one() -> None:
+    def load() -> Any:
+        pair = (np.zeros((4, 2)), np.zeros(4))
+        return pair, pair
+
+    with pytest.raises(ConfigurationError) as caught:
+        python.build(function=load, batch_size=2, seed=0)
+    assert "tf.data.Dataset.from_tensor_slices((x, y)) makes one" in caught.value.remedy
+
+
+def test_what_a_function_raises_names_it() -> None:
+    def load() -> Any:
+        raise ValueError("cannot reach the server")
+
+    with pytest.raises(FunctionError, match="raised ValueError: cannot reach") as caught:
+        python.build(function=load, batch_size=2, seed=0)
+    assert (caught.value.where, caught.value.exit_code) == ("dataset.function", 1)

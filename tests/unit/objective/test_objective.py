@@ -710,3 +710,36 @@ def test_the_direction_of_a_compiled_metric() -> None:
 def test_monitored_in_no_such_mode() -> None:
     with pytest.raises(ConfigurationError, match="no mode 'mx'"):
         objective.monitored("validation/loss", "mx")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "categorical_crossentropy",
+        keras.losses.categorical_crossentropy,
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    ],
+)
+@pytest.mark.parametrize("loss", ["auto", "sparse_categorical_crossentropy"])
+def test_shares_asked_of_integer_labels_by_the_builder(own: Any, loss: str) -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(loss=own)
+    with pytest.raises(ConfigurationError, match="with categorical_crossentropy, and the") as error:
+        objective.compile_model(
+            model, keras.optimizers.SGD(), loss=loss, metrics="auto", data=data()
+        )
+    assert "compile it with sparse_categorical_crossentropy" in str(error.value.remedy)
+    shares = data(y=(3,), dtype=tf.float32)
+    objective.compile_model(model, keras.optimizers.SGD(), loss="auto", metrics="auto", data=shares)
+    assert model.loss == own
+
+
+def test_a_compute_loss_of_its_own_may_make_shares_of_integer_labels() -> None:
+    class OneHot(keras.Sequential):
+        def compute_loss(self, x=None, y=None, **arguments):  # type: ignore[no-untyped-def]
+            return super().compute_loss(x=x, y=keras.ops.one_hot(y, 3), **arguments)
+
+    model = OneHot([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(loss="categorical_crossentropy")
+    objective.compile_model(model, keras.optimizers.SGD(), loss="auto", metrics="auto", data=data())
+    assert model.loss == "categorical_crossentropy"

@@ -90,6 +90,19 @@ def test_a_rule_that_matches_nothing_is_an_error(match, hint):
     assert error.value.where == "precision.overrides[1].match"
 
 
+@pytest.mark.parametrize("match", ["square", "exp", "nested/exp"])
+def test_a_rule_that_names_an_operation_is_told_what_to_do(match):
+    def squared():
+        inputs, inner = keras.Input((4,)), keras.Input((4,))
+        nested = keras.Model(inner, keras.ops.exp(L.Dense(4)(inner)), name="nested")
+        return keras.Model(inputs, L.Dense(3)(keras.ops.square(nested(inputs))))
+
+    keras.utils.clear_session()  # names of operations are counted
+    with pytest.raises(ConfigurationError, match=f"'{match}' is an operation of the") as caught:
+        build(squared, policy="mixed_float16", overrides=[{"match": match, "policy": "float32"}])
+    assert "keras.ops.cast(x, 'float32')" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("rule", "where"),
     [

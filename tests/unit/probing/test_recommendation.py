@@ -121,3 +121,12 @@ def test_without_gradients_there_is_nothing_to_scale():
     found = recommended(layer("frozen", gradients=[0.0]))
     assert (found.needed, found.initial_scale) == (False, None)
     assert "nothing to scale" in found.message
+
+
+@pytest.mark.parametrize("movable", [True, False])
+def test_an_operation_that_is_not_finite_gets_no_override(movable):
+    found = recommended(layer("square", finite=False, movable=movable, gradients=[math.inf]))
+    assert ("precision.overrides" in found.message) is movable
+    assert ("put it into a layer of its own" in found.message) is not movable
+    assert "square first" in found.message
+    assert found.message.endswith(", or take mixed_bfloat16.")
