@@ -52,10 +52,12 @@ def groups() -> dict[str, str]:
 
 
 def headline(file: Path) -> str:
-    """The first line of a file's head comment; empty where it has none."""
+    """The first line of a file's head comment, below Hydra's `# @package`; empty where none is."""
     try:
         with open_regular(file) as content:
-            first = content.readline(LONGEST_HEADLINE).decode("utf-8", errors="replace")
+            lines = [content.readline(LONGEST_HEADLINE) for _ in range(2)]
     except OSError:
         return ""
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+    first, second = (line.decode("utf-8", errors="replace") for line in lines)
+    said = second if first.startswith("# @package") else first
+    return said.lstrip("# ").strip() if said.startswith("#") else ""
