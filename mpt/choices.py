@@ -27,10 +27,10 @@ def choices(group: str, folders: Sequence[Path] = ()) -> dict[str, Path]:
 
     Args:
         group: such as "model".
-        folders: of the user's own, which come first.
+        folders: of the user's own; ours come first, as Hydra has it.
     """
     files: dict[str, Path] = {}
-    for folder in (*folders, configs_dir()):
+    for folder in (configs_dir(), *folders):
         try:
             found = list((folder / group).glob("*.yaml"))
         except (OSError, ValueError):  # the run itself will say what is wrong

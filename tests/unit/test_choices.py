@@ -28,11 +28,12 @@ def test_a_pipe_is_nothing_to_wait_for(tmp_path):
     assert choices.headline(tmp_path / "a.yaml") == ""
 
 
-def test_choices_of_one_s_own_come_first(tmp_path):
+def test_choices_of_one_s_own_come_beside_ours(tmp_path):
+    """Of one name Hydra takes ours, whatever --config-dir has."""
     (tmp_path / "model").mkdir()
     for name in ("cnn", "tiny"):
         (tmp_path / f"model/{name}.yaml").write_text("# Mine.\n")
     found = choices.choices("model", [tmp_path])
     assert list(found) == sorted(found)
-    assert found["cnn"].parent == found["tiny"].parent == tmp_path / "model"
-    assert found["mlp"] == choices.choices("model")["mlp"]
+    assert found["tiny"] == tmp_path / "model/tiny.yaml"
+    assert found["cnn"] == choices.choices("model")["cnn"]
