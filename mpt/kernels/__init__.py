@@ -6,6 +6,7 @@ Whatever a kernel does not serve goes Keras's way, and inference always does.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,44 +30,64 @@ KERNELS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 """By name: where Keras keeps its function, and what makes the kernel's stand-in for it."""
 
 
+# Replicas trace in threads of their own, which come and go in any order: the first one swaps, the
+# last one puts back.
+_lock = threading.Lock()
+_inside: list[set[str]] = []
+_kept: list[tuple[Any, str, Any]] = []
+
+
 @contextmanager
 def fused(used: set[str]) -> Iterator[None]:
     """Inside the block Keras's functions are those of the kernels, in all threads.
 
     Args:
-        used: gets the names of the kernels that served.
+        used: gets the names of the kernels that served, those of other threads' blocks too.
     """
-    kept = []
+    with _lock:
+        if not _inside:
+            _swap()
+        _inside.append(used)
     try:
-        for name, (owner, attribute, instead_of) in KERNELS.items():
-            original = getattr(owner, attribute)
-            kept.append((owner, attribute, original))
-            setattr(owner, attribute, _watched(name, original, instead_of, used))
         yield
     finally:
-        for owner, attribute, original in kept:
-            setattr(owner, attribute, original)
+        with _lock:
+            del _inside[next(i for i, each in enumerate(_inside) if each is used)]
+            if not _inside:
+                _put_back()
+
+
+def _swap() -> None:
+    for name, (owner, attribute, instead_of) in KERNELS.items():
+        original = getattr(owner, attribute)
+        _kept.append((owner, attribute, original))
+        setattr(owner, attribute, _watched(name, original, instead_of))
+
+
+def _put_back() -> None:
+    while _kept:
+        owner, attribute, original = _kept.pop()
+        setattr(owner, attribute, original)
 
 
 def _watched(
-    name: str, original: Callable[..., Any], instead_of: Callable[..., Any], used: set[str]
+    name: str, original: Callable[..., Any], instead_of: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The kernel's stand-in for `original`; where it did not fall back on that, it was of use."""
-    fallen_back = False
+    state = threading.local()
 
     def fallback(*arguments: Any, **named: Any) -> Any:
-        nonlocal fallen_back
-        fallen_back = True
+        state.fallen_back = True
         return original(*arguments, **named)
 
     stand_in = instead_of(fallback)
 
     def call(*arguments: Any, **named: Any) -> Any:
-        nonlocal fallen_back
-        fallen_back = False
+        state.fallen_back = False
         result = stand_in(*arguments, **named)
-        if not fallen_back:
-            used.add(name)
+        if not state.fallen_back:
+            for used in tuple(_inside):
+                used.add(name)
         return result
 
     return call

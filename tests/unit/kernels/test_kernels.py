@@ -359,3 +359,18 @@ def test_keras_has_its_functions_back_after_an_error():
     with pytest.raises(ZeroDivisionError), kernels.fused(set()):
         assert 1 / (keras.layers.Dense.call is before)
     assert keras.layers.Dense.call is before
+
+
+def test_blocks_of_several_threads_leave_keras_as_it_was():
+    """Replicas trace in threads: the one that began first may end first."""
+    originals = {name: getattr(owner, at) for name, (owner, at, _) in kernels.KERNELS.items()}
+    used = set()
+    first, second = kernels.fused(used), kernels.fused(used)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    now = {name: getattr(owner, at) for name, (owner, at, _) in kernels.KERNELS.items()}
+    assert all(now[name] is not originals[name] for name in originals)
+    second.__exit__(None, None, None)
+    now = {name: getattr(owner, at) for name, (owner, at, _) in kernels.KERNELS.items()}
+    assert now == originals
