@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 
@@ -34,12 +35,15 @@ def run(config, run_dir, *, composed, **_):
         time.sleep(0.05)
     if told:
         time.sleep(1)  # to save what it has
+    from mpt.report import config_hash  # this file is read before mpt can be imported
+
     code = 75 if told else 3 if config.name == "diverges" else 0
     print("ended", config.name, flush=True)
     report = {
         "schema_version": 1,
         "status": {0: "completed", 3: "diverged", 75: "interrupted"}[code],
         "exit_code": code,
+        "config_hash": config_hash(asdict(config)),
         "metrics": {"best": {"name": "validation/accuracy", "step": 1, "value": 0.5}},
         "told": told,
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
