@@ -34,6 +34,8 @@ _WORDS = (
     "resource_exhausted",
     "failed to allocate",
     "cannot allocate memory",
+    "could not execute a primitive",  # oneDNN's, where it finds no memory to work in
+    "could not create a primitive",
 )
 _CGROUP = Path("/sys/fs/cgroup")
 

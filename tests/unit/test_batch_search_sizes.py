@@ -199,6 +199,7 @@ def test_an_interrupted_child_ends_the_search(fake_spawn):
         (1, "RESOURCE_EXHAUSTED: no workspace", None, False),
         (1, "XLA failed to allocate 2 GiB", None, False),
         (1, "", "OSError: Cannot allocate memory", False),
+        (1, "AbortedError: could not execute a primitive", None, False),
         (1, "", "ValueError: shapes", None),
         (2, "a file that says: out of memory", None, None),
         (-signal.SIGSEGV, "", None, None),
