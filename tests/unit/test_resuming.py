@@ -81,7 +81,9 @@ class TestWhatIsThere:
         (tmp_path / "empty").mkdir()
         assert resuming.find(tmp_path / "empty", config) is None
         with pytest.raises(ConfigurationError, match="nothing to resume"):
-            run_configuration.read(tmp_path / "empty")
+            run_configuration.read(tmp_path / "empty", resuming=True)
+        with pytest.raises(ConfigurationError, match="no run in this folder"):
+            run_configuration.read(tmp_path / "empty", resuming=False)
 
     def test_a_run_without_a_checkpoint(self, run, config):
         found = resuming.find(run(config), config)
