@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mpt.device import BFLOAT16_FLAGS
 from mpt.doctor.facts import Facts, Finding, Hardware, TensorFlow
+from mpt.doctor.hardware import device
 from mpt.doctor.import_errors import remedy
+from mpt.schema import FLOAT8_CAPABILITY
 
 PYTHONS = ((3, 11), (3, 13))
 LITTLE_MEMORY = 2 * 2**30  # bytes: TensorFlow takes half a GiB, a small run as much again
@@ -121,7 +124,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
 def cpu(facts: Facts) -> Iterator[Finding]:
     """Whether 16 bits can pay on a processor that has to do the work."""
     hardware = facts.hardware
-    if hardware.gpus or {"avx512_bf16", "amx_bf16"} & set(hardware.units):
+    if hardware.gpus or BFLOAT16_FLAGS & set(hardware.units):
         return
     yield Finding(
         "note",
@@ -248,21 +251,14 @@ def xla(facts: Facts) -> Iterator[Finding]:
 
 def policies(hardware: Hardware) -> list[str]:
     """Policies that pay in speed on what a run would compute on, best known first."""
-    if hardware.gpus:
-        capability = hardware.gpus[0].compute_capability or (0, 0)
-        paying = (
-            ((8, 0), "mixed_bfloat16"),
-            (TENSOR_CORES, "mixed_float16"),
-            ((8, 0), "tf32"),
-            ((8, 9), "float8 (experimental)"),
-        )
-        return [name for least, name in paying if capability >= least]
-    units = set(hardware.units)
-    paying_units = (
-        ({"avx512_bf16", "amx_bf16"}, "mixed_bfloat16"),
-        ({"avx512_fp16", "amx_fp16"}, "mixed_float16"),
+    found = device(hardware)
+    paying = (
+        (found.bfloat16_units, "mixed_bfloat16"),
+        (found.float16_units, "mixed_float16"),
+        (found.has_tf32, "tf32"),
+        ((found.compute_capability or (0, 0)) >= FLOAT8_CAPABILITY, "float8 (experimental)"),
     )
-    return [name for wanted, name in paying_units if wanted & units]
+    return [name for pays, name in paying if pays]
 
 
 def _reached(tensorflow: TensorFlow, stage: str) -> bool:
