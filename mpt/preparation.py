@@ -35,6 +35,9 @@ from mpt.workers import ALONE, Team
 
 NOT_SET_UP = ("strategy", "worker_seconds", "tuning_cache")
 
+# Keras lets no callback set the learning rate where a schedule does, and says so as it happens.
+SETS_LEARNING_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+
 
 @dataclass
 class Prepared:
@@ -131,7 +134,7 @@ def prepare(
         table=precision.table(model),
         total_steps=total_steps,
         best=_best(config, model, data),
-        callbacks=_callbacks(config, allow),
+        callbacks=_callbacks(config, allow, optimizer.inner_optimizer),
         warnings=[*choice.warnings, *precision.notes(model), *loading, *warnings, *data.warnings],
         blocks=blocks,
         team=team,
@@ -205,11 +208,22 @@ def _try(model: keras.Model, data: Data) -> None:
         _build(model, batch)
 
 
-def _callbacks(config: TrainConfig, allow: tuple[str, ...]) -> list[keras.callbacks.Callback]:
-    return [
+def _callbacks(
+    config: TrainConfig, allow: tuple[str, ...], optimizer: keras.Optimizer
+) -> list[keras.callbacks.Callback]:
+    callbacks = [
         instantiate.call(node, where=f"trainer.callbacks[{i}]", allow=allow)
         for i, node in enumerate(config.trainer.callbacks)
     ]
+    if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        for index, callback in enumerate(callbacks):
+            if isinstance(callback, SETS_LEARNING_RATE):
+                raise ConfigurationError(
+                    f"{type(callback).__name__} sets the learning rate, and so does the schedule.",
+                    where=f"trainer.callbacks[{index}]",
+                    remedy="leave out optimizer.schedule, or this callback",
+                )
+    return callbacks
 
 
 def _strategy(config: TrainConfig, device: Device, team: Team) -> tf.distribute.Strategy:

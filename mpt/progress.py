@@ -9,7 +9,7 @@ from typing import Any
 
 from mpt.state_fields import Fields, number
 from mpt.stopping import Reason
-from mpt.telemetry.window import Rows
+from mpt.telemetry.window import OpenWindow, Rows
 
 Values = dict[str, float]
 
@@ -81,15 +81,28 @@ class Standing:
     """
 
     step: int
-    left_out: int
     drained_at: int
     pending: Rows
     window_seconds: float
     final: Values
     seconds: dict[str, float]
     rollbacks: list[dict[str, Any]]
-    stopped: Reason | None
-    edge_due: bool
+    left_out: int = 0
+    stopped: Reason | None = None
+    edge_due: bool = False
+
+    @classmethod
+    def of(cls, outcome: Outcome, window: OpenWindow) -> "Standing":
+        """That of a run that left nothing out, was not stopped and has done what was due."""
+        return cls(
+            step=outcome.steps,
+            drained_at=window.since,
+            pending=window.rows,
+            window_seconds=window.seconds,
+            final=outcome.final,
+            seconds=outcome.seconds,
+            rollbacks=outcome.rollbacks,
+        )
 
     def state(self) -> dict[str, Any]:
         """Plain values and arrays, copied where they grow."""
@@ -117,9 +130,9 @@ class Standing:
             raise ValueError(f"the last logged step is {drained_at}, the present one {step}")
         spent = Fields(kept.part("seconds"), *ACTIVITIES)
         return cls(
-            step,
-            left_out,
-            drained_at,
+            step=step,
+            left_out=left_out,
+            drained_at=drained_at,
             pending=_kept_rows(kept.mapping("pending"), columns),
             window_seconds=kept.seconds("window_seconds"),
             final={tag: number(value, tag) for tag, value in kept.mapping("final").items()},

@@ -195,6 +195,7 @@ def _opened(
         new = resumed is None or not team.is_chief or resumed.begin_anew(folder)
         if new:  # first: it makes of the folder a run's, to be begun anew after a kill
             folder.write_hydra(**composed)
+            folder.checkpoints.mkdir(exist_ok=True)  # where it is missing, it was taken away
         board = opened_board(prepared, built.result, folder, composed, new=new)
         session = Session(
             prepared=prepared,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -148,10 +148,9 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Where training stands, and what it has measured since the last logged step."""
         self._collect()
-        window, outcome = self._window, self.outcome
-        return Standing(
-            *(outcome.steps, self._left_out, window.since, window.rows, window.seconds),
-            *(outcome.final, outcome.seconds, outcome.rollbacks, self._stopped, self._edge_due),
+        at = Standing.of(self.outcome, self._window)
+        return replace(
+            at, left_out=self._left_out, stopped=self._stopped, edge_due=self._edge_due
         ).state()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -315,6 +314,7 @@ class Training:
     def _drain(self) -> Window:
         """The window of the steps since the last one. Waits for the device."""
         self._collect()
+        self._do_after_first()  # for a run that goes on where no step is left before this one
         step = self.outcome.steps
         steps = step - self._window.since
         window = self._window.close(

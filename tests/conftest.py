@@ -50,6 +50,14 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def search_path_as_it_was() -> Iterator[None]:
+    """Put sys.path back, to which a command adds the folder that it is run in."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+
+
+@pytest.fixture(autouse=True)
 def default_keras_policy() -> Iterator[None]:
     """Put Keras's global policy back, where a test imported Keras and set one."""
     yield

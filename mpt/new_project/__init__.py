@@ -68,14 +68,18 @@ def _is_taken(folder: Path) -> bool:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether Python finds `module` elsewhere than in the current folder."""
+    """Whether Python finds `module` elsewhere than in the current folder.
+
+    A mere folder of that name does not count: a package comes before it, wherever it stands.
+    """
     here = Path.cwd()
     elsewhere = [entry for entry in sys.path if Path(entry).resolve() != here]
-    return any(
-        finder.find_spec(module, elsewhere) is not None
+    found = [
+        finder.find_spec(module, elsewhere)
         for finder in sys.meta_path
         if hasattr(finder, "find_spec")
-    )
+    ]
+    return any(spec is not None and spec.origin is not None for spec in found)
 
 
 def _names(name: str) -> dict[str, str]:

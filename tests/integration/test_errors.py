@@ -157,6 +157,13 @@ INPUT = [
     ),
     case("GPU absent", "device=gpu", "device.accelerator", "device.accelerator=auto"),
     case("unknown loss", "batch_size=8 dataset.examples=80 loss=mean_squared_eror", "loss"),
+    case(
+        "two that set the learning rate",
+        "batch_size=8 dataset.examples=80 optimizer.schedule.name=cosine"
+        " trainer.callbacks=[{_target_:keras.callbacks.ReduceLROnPlateau}]",
+        "trainer.callbacks[0]",
+        "leave out optimizer.schedule",
+    ),
     case("unknown monitor", "batch_size=8 dataset.examples=80 monitor=accurracy", "monitor"),
     case("weights missing", "batch_size=8 dataset.examples=80 init_from=absent.keras", "init_from"),
     case(

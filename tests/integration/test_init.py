@@ -68,6 +68,14 @@ def test_an_empty_folder_elsewhere_will_do(mpt, tmp_path):
     assert (tmp_path / "deep/mine/mine/model.py").exists()
 
 
+def test_a_folder_of_that_name_where_python_searches_is_no_package(mpt, tmp_path, monkeypatch):
+    (tmp_path / "searched/mine").mkdir(parents=True)
+    (tmp_path / "searched/theirs.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "searched")
+    assert mpt("init", "deep/mine").code == 0
+    assert "a Python package" in mpt("init", "theirs").err
+
+
 def test_the_current_folder_by_its_own_name(mpt, tmp_path, monkeypatch):
     (tmp_path / "spirals").mkdir()
     monkeypatch.chdir(tmp_path / "spirals")

@@ -29,7 +29,7 @@ SEED = os.environ.get("MPT_KILL_SEED") or str(random.SystemRandom().randrange(10
 STEPS = 45
 EARLY, LATE = ("starting", "opening", "training", "writing"), ("ending", "saving", "reporting")
 EARLY_KILLS = 7  # of one run
-PLATEAU = "{_target_: keras.callbacks.ReduceLROnPlateau, monitor: val_loss, patience: 1}"
+STOPPING = "{_target_: keras.callbacks.EarlyStopping, monitor: val_loss, patience: 99}"
 VARIANTS = {
     "float32": (
         *("precision=float32", "dataset=digits", "dataset.examples=320", "optimizer=adamw"),
@@ -69,7 +69,7 @@ class Killed:
         """The training process: by its command, or by resume=RUN."""
         own = (*VARIANTS[self.variant], f"trainer.steps={STEPS}")
         own += (f"trainer.checkpoint_every={self.every}", "trainer.eval_every=9")
-        command = words(self.folder, *own, callbacks=[PLATEAU])
+        command = words(self.folder, *own, callbacks=[STOPPING])
         if resume:
             command = ["train", f"resume={self.folder}"]
         path = os.pathsep.join([str(ROOT), str(CODE)])

@@ -106,6 +106,8 @@ class TestWhatIsThere:
         (folder / "metrics.jsonl").write_text('{"step": 500}\n{"step": 550}\n')
         with pytest.raises(ConfigurationError, match="are gone: it came to step 550"):
             resuming.find(folder, config)
+        (folder / "checkpoints").mkdir()
+        assert resuming.find(folder, config).found is None, "there was no room for one"
         (folder / "metrics.jsonl").unlink()
         (folder / "model.keras").touch()
         with pytest.raises(ConfigurationError, match=r"are gone: it saved model\.keras"):
