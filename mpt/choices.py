@@ -6,7 +6,7 @@ No Hydra, which takes a fifth of a second to say the same: help and completion m
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpt.config import configs_dir, default_choices, recipes_dir
+from mpt.config import configs_dir, recipes_dir
 from mpt.report import open_regular
 
 LONGEST_HEADLINE = 2**12  # bytes
@@ -44,11 +44,6 @@ def recipes(folders: Sequence[Path] = ()) -> dict[str, Path]:
     """Recipes and the file of each, ours first."""
     ours = {file.stem: file for file in sorted(recipes_dir().glob("*.yaml"))}
     return {**ours, **{k: v for k, v in choices("recipe", folders).items() if k not in ours}}
-
-
-def groups() -> dict[str, str]:
-    """Each group with its default choice."""
-    return default_choices()
 
 
 def headline(file: Path) -> str:

@@ -11,7 +11,8 @@ from mpt.errors import ConfigurationError
 DATA, PEAKS = "doctor data", "doctor --peaks"
 EXAMINATION = {"--json": Flag(), "--quick": Flag()}
 MEASURING = {"--json": Flag(), "--seconds": Flag(10, int, least=1)}
-FLAGS = {**EXAMINATION, **MEASURING, "--peaks": Flag()}
+FLAGS = {**EXAMINATION, "--peaks": Flag()}
+FLAGS_OF_TASKS = {DATA: MEASURING, PEAKS: {"--json": Flag()}}
 USAGE = """\
 usage: mpt doctor [--quick] [--json]
        mpt doctor data [RUN] [OVERRIDE ...] [FLAG ...]
@@ -75,18 +76,19 @@ def main(argv: list[str], options: Options) -> int:
 def _peaks(argv: list[str], options: Options) -> int:
     from mpt.commands.jobs import single
 
-    values, rest = take(argv, {"--json": Flag()})
+    values, rest = take(argv, FLAGS_OF_TASKS[PEAKS])
     return single(PEAKS, rest, options, own={"as_json": values["json"]})
 
 
 def _data(argv: list[str], options: Options) -> int:
     from mpt.commands.evaluate import trained
-    from mpt.commands.jobs import single
+    from mpt.commands.jobs import arranged, single
     from mpt.isolation import execute
 
     values, rest = take(argv, MEASURING)
     own = {"as_json": values["json"], "seconds": values["seconds"]}
-    if not any(not word.startswith("-") and "=" not in word for word in rest):
+    _, words = arranged(DATA, rest)
+    if all("=" in word or word.startswith("~") for word in words):
         return single(DATA, rest, options, own=own)
     job = trained(DATA, rest, ["mpt", "doctor", "data", *argv], options)
     job.options = {**own, "of_run": True}

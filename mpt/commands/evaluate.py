@@ -1,12 +1,11 @@
 """`mpt evaluate`: a trained model on its validation data, under its own policy or another."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 from mpt import resuming, run_configuration, yaml_files
 from mpt.commands import Options
-from mpt.commands.flags import Flag, refuse_flags, take
+from mpt.commands.flags import Flag, own_flags, refuse_flags, take
 from mpt.commands.resume import assign, job_with
 from mpt.config import configs_dir
 from mpt.errors import ConfigurationError
@@ -56,8 +55,7 @@ def trained(task: str, words: list[str], command: list[str], options: Options) -
     Raises:
         ConfigurationError: there is no such run, or an override is wrong.
     """
-    own = importlib.import_module(f"mpt.commands.{task.split()[0]}").FLAGS
-    refuse_flags(task, words, own)
+    refuse_flags(task, words, own_flags(task))
     paths = [word for word in words if "=" not in word]
     if len(paths) != 1:
         raise ConfigurationError(

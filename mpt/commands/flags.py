@@ -1,15 +1,12 @@
 """A subcommand's own flags, taken out of its command line before Hydra sees the rest."""
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mpt.common_flags import COMMON
 from mpt.errors import ConfigurationError
-
-COMMON = ("--allow", "--debug", "--help", "--quiet", "--verbose")
-"""Flags of every subcommand."""
-COMPOSING = ("--cfg", "--config-dir", "--info")
-"""Hydra's, of the subcommands that compose one configuration."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,13 @@ class Flag:
     convert: Callable[[str], Any] | None = None
     choices: tuple[Any, ...] = ()
     least: float | None = None
+
+
+def own_flags(task: str) -> Mapping[str, Flag]:
+    """The flags of a subcommand's own, or of one of its tasks such as "doctor data"."""
+    module = importlib.import_module(f"mpt.commands.{task.split()[0]}")
+    flags: Mapping[str, Flag] = getattr(module, "FLAGS", {})
+    return getattr(module, "FLAGS_OF_TASKS", {}).get(task, flags)
 
 
 def take(argv: list[str], flags: Mapping[str, Flag]) -> tuple[dict[str, Any], list[str]]:

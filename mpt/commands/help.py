@@ -1,6 +1,7 @@
 """Help read from the configuration files by name, without Hydra: it must answer at once."""
 
 from mpt import choices
+from mpt.config import default_choices
 
 USAGE = """\
 usage: mpt train [OVERRIDE ...] [FLAG ...]
@@ -46,7 +47,7 @@ def groups(argv: list[str]) -> str:
     """
     folders = choices.config_dirs(argv)
     lines = ["groups (GROUP=CHOICE; * is the default):"]
-    for group, default in choices.groups().items():
+    for group, default in default_choices().items():
         names = choices.choices(group, folders)
         marked = [f"{name}*" if name == default else name for name in names]
         lines.append(f"  {group:<11}{' '.join(marked)}")

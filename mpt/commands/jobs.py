@@ -1,12 +1,12 @@
 """From a composed configuration to a job, checked as far as that goes without TensorFlow."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 from mpt import composition
 from mpt.commands import Options
-from mpt.commands.flags import COMMON, COMPOSING
+from mpt.commands.flags import own_flags
+from mpt.common_flags import COMMON, COMPOSING
 from mpt.config import to_config
 from mpt.errors import ConfigurationError
 from mpt.instantiate import check_allowed, check_arguments
@@ -40,6 +40,11 @@ def single(
     return code if job is None else execute(job)
 
 
+def arranged(task: str, argv: list[str]) -> tuple[list[str], list[str]]:
+    """`composition.arrange` for a subcommand with flags of its own."""
+    return composition.arrange(argv, [*own_flags(task), *COMPOSING, *COMMON])
+
+
 def compose(
     task: str,
     argv: list[str],
@@ -49,8 +54,7 @@ def compose(
     folder: str | None = None,
 ) -> tuple[Job | None, int]:
     """The job of `single`; None, with the exit code, where Hydra itself answered (--cfg)."""
-    own_flags = importlib.import_module(f"mpt.commands.{task.split()[0]}").FLAGS
-    flags, overrides = composition.arrange(argv, [*own_flags, *COMPOSING, *COMMON])
+    flags, overrides = arranged(task, argv)
     if {"-m", "--multirun"} & set(flags):
         raise ConfigurationError(
             f"mpt {task} takes one configuration, not a sweep",

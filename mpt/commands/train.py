@@ -8,10 +8,10 @@ from typing import Any
 from mpt import composition, errors, isolation, postmortem, resuming
 from mpt.batch_search import SearchFailed, settle
 from mpt.commands import Options, resume
-from mpt.commands.flags import COMMON
 from mpt.commands.jobs import job_of
 from mpt.commands.sweep import Sweep
 from mpt.commands.sweep_task import SweepTask, check_folder
+from mpt.common_flags import COMMON
 from mpt.config import to_config
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import lifted

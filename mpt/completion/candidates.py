@@ -10,25 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpt import choices
+from mpt.common_flags import COMMON, COMPOSING, SWEEPING
 from mpt.completion import keys
 
 SHELLS = ("bash", "zsh", "fish")
 OVERRIDDEN = ("train", "inspect", "probe", "bisect", "evaluate", "export", "doctor")
+COMPOSED = ("train", "inspect", "probe", "bisect", "doctor data", "doctor --peaks")
 OF_PATHS = ("compare", "show", "board", "evaluate", "export", "doctor")
 WORDS = {"doctor": {"data": "how fast the data come, without a model"}}
-COMMON = {
-    "--allow": "admit code of a module, or of a file.py",
-    "--debug": "show tracebacks",
-    "--help": "what the command takes",
-    "--quiet": "only results",
-    "--verbose": "more",
-}
-HYDRAS = {
-    "--cfg": "show the composed configuration, and stop",
-    "--config-dir": "add a folder of configuration files",
-    "--info": "show how it was composed, and stop",
-    "--multirun": "every combination of comma-separated values",
-}
 PATH_FLAGS = ("--allow", "--config-dir", "--html", "--out", "--output")
 PATH_KEYS = ("dataset.path", "init_from", "resume", "run_dir")
 
@@ -68,11 +57,12 @@ def candidates(line: str, commands: Mapping[str, str]) -> list[Candidate]:
 def _after(name: str, given: list[str], word: str) -> Iterable[Candidate]:
     """What may follow the subcommand `name`."""
     previous = given[-1] if given else ""
-    values = _values_of_flag(name, previous, word)
+    task = _task(name, given)
+    values = _values_of_flag(task, previous, word)
     if values is not None:
         return values
     if word.startswith("-"):
-        return _flags(name)
+        return _flags(task)
     found: list[Candidate] = []
     if name == "completion":
         return [Candidate(shell) for shell in SHELLS]
@@ -108,16 +98,18 @@ def _overrides(given: list[str], word: str) -> Iterator[Candidate]:
             yield Candidate(f"{key}={done}{comma}{text}", help)
 
 
-def _flags(name: str) -> Iterator[Candidate]:
+def _flags(task: str) -> Iterator[Candidate]:
     known = dict(COMMON)
-    if name in OVERRIDDEN:
-        known |= HYDRAS if name == "train" else {"--config-dir": HYDRAS["--config-dir"]}
-    known |= dict.fromkeys(_own(name), "")
+    if task in COMPOSED:
+        known |= COMPOSING
+    if task == "train":
+        known |= SWEEPING
+    known |= dict.fromkeys(_own(task), "")
     for flag in sorted(known):
         yield Candidate(flag, known[flag])
 
 
-def _values_of_flag(name: str, flag: str, word: str) -> list[Candidate] | None:
+def _values_of_flag(task: str, flag: str, word: str) -> list[Candidate] | None:
     """What may follow `flag`; None where it takes nothing."""
     if not flag.startswith("-") or "=" in flag:
         return None
@@ -127,18 +119,23 @@ def _values_of_flag(name: str, flag: str, word: str) -> list[Candidate] | None:
         from mpt.composition import VALUES
 
         return [Candidate(value) for value in VALUES[flag]]
-    own = _own(name).get(flag)
+    own = _own(task).get(flag)
     if own is None or own.convert is None:
         return None
     return [Candidate(str(choice)) for choice in own.choices]
 
 
-def _own(name: str) -> Mapping[str, keys.Taken]:
-    """The subcommand's own flags."""
-    flags: Mapping[str, keys.Taken] = getattr(
-        importlib.import_module(f"mpt.commands.{name}"), "FLAGS", {}
-    )
+def _own(task: str) -> Mapping[str, keys.Taken]:
+    """The flags of a subcommand's own, or of one of its tasks."""
+    flags: Mapping[str, keys.Taken] = importlib.import_module("mpt.commands.flags").own_flags(task)
     return flags
+
+
+def _task(name: str, given: list[str]) -> str:
+    """What the command line asks for so far: a subcommand, or one of its tasks."""
+    if name == "doctor" and given[:1] == ["data"]:
+        return "doctor data"
+    return "doctor --peaks" if name == "doctor" and "--peaks" in given else name
 
 
 def paths(word: str) -> Iterator[Candidate]:

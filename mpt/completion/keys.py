@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import yaml
 
 from mpt import choices, yaml_files
-from mpt.config import OPEN_KEYS
+from mpt.config import OPEN_KEYS, default_choices
 from mpt.schema import TrainConfig
 
 
@@ -44,9 +44,9 @@ def names(start: str, given: Sequence[str], folders: Sequence[Path]) -> Iterator
         yield from (key for key in _inside(group, given, folders) if key.text.startswith(start))
         return
     helps = {field.name: field.metadata["help"] for field in dataclasses.fields(TrainConfig)}
-    for name in dict.fromkeys((*choices.groups(), "recipe", *helps)):
+    for name in dict.fromkeys((*default_choices(), "recipe", *helps)):
         yield Key(name, helps[name])
-    for name in choices.groups():
+    for name in default_choices():
         if start and name.startswith(start):
             yield from _inside(name, given, folders)
 
@@ -55,7 +55,7 @@ def values(key: str, given: Sequence[str], folders: Sequence[Path]) -> dict[str,
     """What may follow `key=`, with what each is; empty where anything may."""
     if key == "recipe":
         return {name: choices.headline(file) for name, file in choices.recipes(folders).items()}
-    if key in choices.groups():
+    if key in default_choices():
         found = choices.choices(key, folders)
         return {name: choices.headline(file) for name, file in found.items()}
     allowed = OPEN_KEYS.get(key)
@@ -82,7 +82,7 @@ def _inside(group: str, given: Sequence[str], folders: Sequence[Path]) -> Iterat
     if dataclasses.is_dataclass(kind):
         yield from _of_schema(kind, group)
         return
-    default = choices.groups().get(group)
+    default = default_choices().get(group)
     chosen = dict(word.partition("=")[::2] for word in given).get(group, default)
     file = choices.choices(group, folders).get(str(chosen))
     if file is not None:

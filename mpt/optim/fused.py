@@ -9,7 +9,8 @@ of Keras.
 float16 and bfloat16 *weights* (the policies "float16" and "bfloat16", not the mixed ones) get Adam
 moments in float32. In float16 the second moment of any gradient below 5e-3 rounds to zero at the
 first step, and the update is then divided by an epsilon of 1e-7; in bfloat16 the moment does not
-move once a step adds less than 0.4% to it.
+move once a step adds less than 0.4% to it. The sum of accumulated gradients is float32 for the same
+reason, with every optimizer.
 """
 
 from typing import Any
@@ -34,6 +35,7 @@ class CountedSteps:
 
     plain_class: type[keras.Optimizer]
     weight_decay_exclude: tuple[str, ...] = ()
+    wide_slots: tuple[str, ...] = ("gradient_accumulator",)  # float32 under half-precision weights
 
     def build(self, variables: list[keras.Variable]) -> None:
         self._check_replicas()
@@ -64,6 +66,37 @@ class CountedSteps:
                 remedy="set optimizer.epsilon=0.0001, use optimizer=adam, "
                 "or keep float32 weights with precision=mixed_float16.",
             )
+
+    def add_variable_from_reference(
+        self,
+        reference_variable: keras.Variable,
+        name: str | None = None,
+        initializer: Any = "zeros",
+    ) -> keras.Variable:
+        if name not in self.wide_slots or _dtype(reference_variable) not in HALVES:
+            return super().add_variable_from_reference(  # type: ignore[misc]
+                reference_variable, name=name, initializer=initializer
+            )
+        value = getattr(reference_variable, "value", reference_variable)
+        label = getattr(reference_variable, "path", reference_variable.name).replace("/", "_")
+        strategy = self._distribution_strategy  # type: ignore[attr-defined]
+        with strategy.extended.colocate_vars_with(value):
+            return self.add_variable(  # type: ignore[attr-defined]
+                shape=reference_variable.shape,
+                initializer=initializer,
+                dtype="float32",
+                name=f"{label}_{name}",
+            )
+
+    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+        if self.gradient_accumulation_steps:  # type: ignore[attr-defined]
+            accumulators = [
+                self._accumulated_gradients[self._get_variable_index(v)]  # type: ignore[attr-defined]
+                for v in trainable_variables
+            ]
+            pairs = zip(grads, accumulators, strict=True)
+            grads = [tf.cast(gradient, _dtype(sum_)) for gradient, sum_ in pairs]
+        super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
 
     def _get_current_learning_rate(self) -> Any:
         rate = self._learning_rate  # type: ignore[attr-defined]
@@ -107,30 +140,10 @@ class FusedAdam(CountedSteps):
     section 2.1, as in Keras.
     """
 
+    wide_slots = ("momentum", "velocity", "velocity_hat", *CountedSteps.wide_slots)
+
     def _check_epsilon(self, variables: list[keras.Variable]) -> None:
         """Nothing to check: moments and arithmetic are float32 under half-precision weights."""
-
-    def add_variable_from_reference(
-        self,
-        reference_variable: keras.Variable,
-        name: str | None = None,
-        initializer: Any = "zeros",
-    ) -> keras.Variable:
-        moment = name in ("momentum", "velocity", "velocity_hat")
-        if not moment or _dtype(reference_variable) not in HALVES:
-            return super().add_variable_from_reference(  # type: ignore[misc]
-                reference_variable, name=name, initializer=initializer
-            )
-        value = getattr(reference_variable, "value", reference_variable)
-        label = getattr(reference_variable, "path", reference_variable.name).replace("/", "_")
-        strategy = self._distribution_strategy  # type: ignore[attr-defined]
-        with strategy.extended.colocate_vars_with(value):
-            return self.add_variable(  # type: ignore[attr-defined]
-                shape=reference_variable.shape,
-                initializer=initializer,
-                dtype="float32",
-                name=f"{label}_{name}",
-            )
 
     def _backend_update_step(
         self, grads: Any, trainable_variables: Any, learning_rate: Any

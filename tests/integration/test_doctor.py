@@ -51,6 +51,16 @@ def test_the_speed_of_a_pipeline_is_told(mpt, slow):
     assert os.listdir() == ["slow.py"] or sorted(os.listdir()) == ["__pycache__", "slow.py"]
 
 
+def test_data_of_a_folder_of_configurations(mpt, tmp_path):
+    (tmp_path / "mine/dataset").mkdir(parents=True)
+    few = "defaults: [digits, _self_]\nexamples: 48\n"
+    (tmp_path / "mine/dataset/few.yaml").write_text(few)
+    words = ("--config-dir", "mine", "dataset=few", "batch_size=8", "--seconds", "1", "--json")
+    done = mpt("doctor", "data", *words)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["inputs"] == "8x8x1 float32"
+
+
 def test_a_run_that_waited_says_so_and_is_held_against_its_data(mpt, slow, monkeypatch):
     monkeypatch.setattr(reporting, "WORTH_SAYING_SECONDS", 0.1)
     words = ("dataset.classes=2", "dataset.examples=48", "trainer.warmup_steps=2")
@@ -134,6 +144,7 @@ def test_tensorfloat_is_measured_where_there_is_any(capability, expected):
         ("doctor data dataset=image_folder dataset.path=absent", "dataset.path", "absent"),
         ("doctor data batch_size=100000", "batch_size", "larger than"),
         ("doctor data absent", "absent", "absent"),
+        ("doctor data --quick", "command line", "allowed: --allow, --cfg, --config-dir"),
         ("doctor data -m seed=1,2", "command line", "not a sweep"),
         ("doctor data --seconds 0", "--seconds", "0"),
         ("doctor data batch_size=max", "batch_size", "mpt doctor data needs a number"),

@@ -2,13 +2,14 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from mpt.choices import groups
-from mpt.cli import COMMANDS
+from mpt.cli import COMMANDS, main
 from mpt.completion import SHELLS, answer, candidates
+from mpt.config import default_choices
 
 BOOLEANS = ("true", "false")
 
@@ -26,7 +27,7 @@ def test_subcommands_with_what_they_do():
 
 def test_groups_and_top_level_keys_come_first():
     found = texts("mpt train ")
-    assert found[: len(groups())] == [f"{name}=" for name in groups()]
+    assert found[: len(default_choices())] == [f"{name}=" for name in default_choices()]
     assert {"recipe=", "seed=", "batch_size=", "resume="} <= set(found)
     assert not any("." in text for text in found)
     assert texts("mpt train prec")[0] == "precision="
@@ -67,6 +68,22 @@ def test_what_follows(line, found):
         assert texts(line.replace("'", "")) == found
     else:
         assert texts(line) == found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("train", "inspect", "probe", "bisect", "evaluate", "export", "compare", "show", "board"),
+        *("doctor data", "doctor --peaks"),
+    ],
+)
+def test_the_flags_are_those_that_the_command_says_it_takes(command, capsys):
+    capsys.readouterr()
+    assert main([*command.split(), "--no-such"]) == 2
+    (allowed,) = re.findall(r"^  allowed: (.*)$", capsys.readouterr().err, re.MULTILINE)
+    of_hydra_s_own = {"--config-name", "--config-path", "--hydra-help", "--package", "--resolve"}
+    of_hydra_s_own |= {"--run", "--shell-completion"}  # rarely wanted
+    assert set(texts(f"mpt {command} --")) == set(allowed.split(", ")) - of_hydra_s_own
 
 
 def test_paths(tmp_path, monkeypatch):

@@ -268,6 +268,33 @@ def test_a_moving_average_counts_optimizer_steps():
     assert averages[0] == averages[1] == -(0.25 * 1 + 0.25 * 2 + 0.5 * 3)
 
 
+def stepped(name, dtype, mode, every):
+    """Half-precision weights after `every` microbatches, whose gradients are all ones."""
+    epsilon = {} if name == "sgd" else {"epsilon": 1e-3}
+    inner = built(name, gradient_accumulation_steps=every, **epsilon)
+    optimizer = LossScaleOptimizer(inner, mode=mode, initial_scale=8.0, compute_dtype=dtype)
+    weight = keras.Variable(np.float32([1, 2]), dtype=dtype)
+    optimizer.build([weight])
+    scale = 1.0 if mode == "none" else 8.0
+
+    @tf.function
+    def step():
+        optimizer.scale_loss(tf.constant(0.0))
+        optimizer.apply([tf.constant([scale, -scale], dtype)], [weight])
+
+    for _ in range(every):
+        step()
+    return weight.numpy().astype("float32").tolist()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("mode", ["none", "dynamic"])
+def test_half_precision_weights_accumulate_in_float32(name, dtype, mode):
+    """400 steps as one with the mean gradient; in bfloat16 a sum of ones would end at 256."""
+    assert stepped(name, dtype, mode, 400) == stepped(name, dtype, mode, 1) != [1, 2]
+
+
 WITHOUT_US = """
 import sys
 import keras, numpy as np
