@@ -323,6 +323,8 @@ def _speed(values: Mapping[str, float]) -> list[str]:
 
 
 def _scale(values: Mapping[str, float]) -> list[str]:
+    if values.get(SCALE) == 1 and not values.get(SKIPPED):
+        return []  # as good as no loss scaling
     parts = [f"scale {number(values[SCALE])}"] if SCALE in values else []
     return parts + ([f"skipped {number(values[SKIPPED])}"] if SKIPPED in values else [])
 

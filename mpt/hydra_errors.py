@@ -42,6 +42,8 @@ def explain(error: Exception, flags: list[str], overrides: list[str]) -> Configu
             where=f"run_dir ({error.filename})",
             remedy="choose a folder that can be written by run_dir=PATH",
         )
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return yaml_files.unreadable(error.problem_mark.name, error)
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     text = str(error)
     if found := re.match(r"Could not override '([^']*)'", text):

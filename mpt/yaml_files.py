@@ -29,7 +29,7 @@ def plain(path: str | Path) -> Any:
     try:
         return yaml.load(text, Loader=get_yaml_loader())  # a safe loader, with OmegaConf's numbers
     except (yaml.YAMLError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def literal(value: Any) -> Any:
@@ -61,11 +61,12 @@ def read(path: str | Path) -> str:
     except ConfigurationError:
         raise
     except (yaml.YAMLError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return text
 
 
-def _unreadable(path: str | Path, error: Exception) -> ConfigurationError:
+def unreadable(path: str | Path, error: Exception) -> ConfigurationError:
+    """The error for a file that the YAML reader refuses, with the line where it says one."""
     mark = getattr(error, "problem_mark", None)
     place = str(path) if mark is None else f"{path}:{mark.line + 1}"
     said = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -171,6 +171,14 @@ class TestHydra:
         assert mpt("train", "--config-dir", "mine", "trainer=short").code == 0
         assert runs[0].config.trainer.steps == 4
 
+    def test_a_choice_that_is_no_plain_yaml_is_named_with_its_line(self, mpt, tmp_path):
+        (tmp_path / "mine/model").mkdir(parents=True)
+        file = tmp_path / "mine/model/odd.yaml"
+        file.write_text("name: odd\nunits: !!python/tuple [1]\n")
+        done = mpt("train", "--config-dir", "mine", "model=odd")
+        assert done.code == 2
+        assert f"where:   {file}:2\n" in done.err
+
     def test_completion(self, mpt, monkeypatch):
         monkeypatch.setenv("COMP_LINE", "mpt train precision=mixed_b")
         assert mpt("-sc", "query=bash").out.split() == ["precision=mixed_bfloat16"]

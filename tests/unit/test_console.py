@@ -104,6 +104,12 @@ def test_what_was_not_measured_is_absent(made):
     assert out.getvalue() == "step 1/2 loss nan\n"
 
 
+@pytest.mark.parametrize(("scale", "skipped", "told"), [(1, 0, ""), (1, 2, "scale 1 skipped 2")])
+def test_a_scale_that_does_nothing_is_not_told(scale, skipped, told):
+    values = {"loss_scale/scale": float(scale), "loss_scale/skipped_steps": float(skipped)}
+    assert " ".join(consoles.step_parts(values)) == told
+
+
 @pytest.mark.parametrize(
     "environment",
     [
