@@ -103,11 +103,16 @@ def run(
 
 
 def _target(run_dir: Path, to: str | None, form: str) -> Path:
-    """What is to be written. ConfigurationError where it is there."""
+    """What is to be written. ConfigurationError where it is there, or cannot be."""
     target = run_dir / NAMES[form] if to is None else Path(os.path.abspath(to))
     if os.path.lexists(target):
         raise ConfigurationError(
             f"{target} is there already", where="--to", remedy="remove it, or name another"
+        )
+    above = next(path for path in target.parents if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigurationError(
+            f"{target} cannot be written: {above} is no folder that you may write to", where="--to"
         )
     return target
 

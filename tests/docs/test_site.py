@@ -70,6 +70,7 @@ def build(source: Path) -> Path:
     return source / "build/site"
 
 
+@pytest.mark.slow
 def test_it_builds_and_fetches_nothing(source: Path) -> None:
     site = build(source)
     pages = list(site.rglob("*.html"))

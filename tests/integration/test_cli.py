@@ -60,6 +60,7 @@ def test_answers_about_the_configuration_import_no_tensorflow(tmp_path, words, c
     assert probe(tmp_path, *words) == (code, [])
 
 
+@pytest.mark.slow
 def test_the_parent_of_a_sweep_imports_no_tensorflow(tmp_path):
     # A data file that is not there: each child finds out by itself, and the parent goes on.
     words = ("train", "-m", "dataset=arrays", "dataset.path=absent.npz", "seed=0,1")

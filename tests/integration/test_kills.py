@@ -87,6 +87,7 @@ def kill_at_random(process, share, seed):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.slow
 def test_kills_at_random_moments_corrupt_no_run(tmp_path, launcher):
     words = ["-m", f"seed=range({JOBS})"]
     if launcher == "joblib":

@@ -69,6 +69,7 @@ OVERFLOWS = (
 )
 
 
+@pytest.mark.slow
 def test_float32_with_schedule_accumulation_and_average(tmp_path):
     unbroken, resumed = in_pieces(
         tmp_path,

@@ -189,10 +189,8 @@ def mirrored(mode):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "mode",
-    ["fixed", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("none", "dynamic"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fixed", "none", "dynamic"])
 def test_two_replicas_take_the_same_answer_whoever_had_the_nan(mode):
     result = mirrored(mode)
     for half in ("first", "second", "both"):

@@ -71,6 +71,7 @@ def test_a_smoke_run_checks_itself_and_ends_with_its_folder(smoke):
     )
 
 
+@pytest.mark.slow
 def test_deterministic_runs_are_equal_to_the_bit_and_read_no_clock(tmp_path, mpt_process):
     weights = []
     for name in ("one", "two"):
@@ -441,6 +442,7 @@ def test_a_run_outlives_the_reader_of_its_output(tmp_path):
     assert "stdout cannot be written any more: Broken pipe" in log
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_device_does(tmp_path):
     """Under MirroredStrategy over two logical CPU devices, in processes of their own."""
     losses = {}

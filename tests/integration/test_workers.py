@@ -132,6 +132,7 @@ def test_only_the_chief_writes_and_speaks(whole):
     assert "run:" not in said[1][0] + said[2][0]
 
 
+@pytest.mark.slow
 def test_an_overflow_at_one_worker_skips_the_step_at_all(tmp_path):
     words = ("precision=mixed_float16", "model.kwargs={normalized: true}", "trainer.steps=6")
     bad = ("+dataset.kwargs.bad_batch=3", "+dataset.kwargs.bad_rows=[12,24]")  # the second's
@@ -216,6 +217,7 @@ def test_a_run_outlives_a_worker_and_a_signal_to_one(whole, tmp_path):
         np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_callback_of_one_worker_stops_all(tmp_path):
     (tmp_path / "event.json").write_text(json.dumps({"rank": 1, "step": 5, "signal": "STOP"}))
     codes, said = train(tmp_path, tf_configs(2), f"run_dir={tmp_path}/run", EVENT)

@@ -156,6 +156,7 @@ try:
     store.save(20, {"a": np.arange(100_000)})
 except OSError as error:
     print(error.strerror)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 
 

@@ -65,7 +65,9 @@ def test_the_order_does_not_hang_on_the_global_seed(shards, seed):
     assert list(shades(batches(built(shards).train, 12))) == list(expected)
 
 
-@pytest.mark.parametrize("position", [0, 1, 5, 6, 7, 13, 20])
+@pytest.mark.parametrize(
+    "position", [0, 6, 13, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5, 7, 20))]
+)
 def test_it_goes_to_a_place(shards, position):
     settings = {"mixup": 0.3, "cutmix": 1.0, "randaugment": 1, "crop_area": 0.5}
     unbroken = batches(built(shards, **settings).train, 23)[position : position + 3]
