@@ -45,9 +45,13 @@ def show(findings: Findings) -> None:
     _line(console, "")
     _table(console, LAYER_HEADS, [_layer_cells(each, findings.scale) for each in findings.layers])
     _line(console, "")
-    _line(console, f"Gradients in half precision ({half}), by loss scale")
-    _line(console, "")
-    _table(console, SCALE_HEADS, [_scale_cells(row, findings) for row in findings.scales])
+    if any(row.finite for row in findings.scales):
+        _line(console, f"Gradients in half precision ({half}), by loss scale")
+        _line(console, "")
+        _table(console, SCALE_HEADS, [_scale_cells(row, findings) for row in findings.scales])
+    else:
+        first, last = (power_of_two(findings.scales[i].scale) for i in (0, -1))
+        _line(console, f"The gradients are finite under no loss scale from {first} to {last}.")
     _line(console, "")
     for note in findings.notes:
         _line(console, f"note: {note}")

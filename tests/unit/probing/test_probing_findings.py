@@ -91,6 +91,13 @@ def test_infinite_errors_and_nothing_measured_are_told_apart(capsys):
     assert unseen.split()[2:] == ["0", "-", "-", "-", "-", "-"]
 
 
+def test_where_no_scale_helps_none_is_listed(capsys):
+    tables.show(findings(layer("boom", finite=False, gradients=[np.nan])))
+    lines = capsys.readouterr().out.splitlines()
+    assert "The gradients are finite under no loss scale from 2^0 to 2^24." in lines
+    assert not any(line.startswith("2^") for line in lines)
+
+
 def test_tables_are_plain_and_whole_without_a_terminal(found, capsys):
     tables.show(found)
     out = capsys.readouterr().out
