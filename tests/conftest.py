@@ -1,6 +1,7 @@
 """What all tests share: the command line in this process, and a stand-in for the runner."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -37,6 +38,19 @@ def own_tuning_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPT_CACHE", str(tmp_path_factory.mktemp("tuning_cache")))
         yield
+
+
+gc.set_threshold(100_000, 10, 10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def garbage_of_one_module() -> Iterator[None]:
+    """Collect it, and look through what is left no more: TensorFlow's graphs are a million objects,
+    and each full collection would take seconds.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -128,6 +128,7 @@ def shown(value: float) -> str:
     return f"{value:#.5g}".rstrip(".")
 
 
+@pytest.mark.slow
 def test_the_hparams_page_shows_what_the_report_holds(browser, address, runs):
     driver = opened(browser, address, "hparams")
 

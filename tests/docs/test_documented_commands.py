@@ -161,7 +161,13 @@ def sooner(words: list[str]) -> list[str]:
     return [*fewer, *(once if words[0] == "train" else [])]
 
 
-@pytest.mark.parametrize("text", MPT)
+@pytest.mark.parametrize(
+    "text",
+    [
+        text if TYPED[text].page == "README.md" else pytest.param(text, marks=pytest.mark.slow)
+        for text in MPT
+    ],
+)
 def test_mpt_takes_it(
     text: str,
     folder: Path,

@@ -88,6 +88,7 @@ def events(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
+@pytest.mark.slow
 def test_the_hparams_page_of_runs_holds_what_their_reports_hold(mpt, tmp_path):
     """One run that is completed and one that diverges."""
     assert mpt("train", *TINY, "seed=5", "run_dir=runs/good").code == 0

@@ -117,6 +117,7 @@ def test_photographs_that_cannot_be_decoded(mpt, tmp_path, photos):
     assert f"example {CUT} of the training dataset" in report["reason"]["message"]
 
 
+@pytest.mark.slow
 def test_where_only_deterministic_operations_are_allowed(mpt_process, tmp_path, photos):
     given = (*PYTHON, "dataset.function=mine.py:photos", "dataset.shuffle=true", *TINY)
     done = mpt_process(
@@ -126,6 +127,7 @@ def test_where_only_deterministic_operations_are_allowed(mpt_process, tmp_path, 
     assert report_of(tmp_path / "run")["data"]["bad_rows"] == 2
 
 
+@pytest.mark.slow
 def test_a_dataset_that_stalls_while_it_is_counted(mpt_process, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     given = (*PYTHON, "dataset.function=mine.py:endless_wait", "dataset.stall_seconds=2")

@@ -285,13 +285,17 @@ class TestFullDisk:
                 "The checkpoint of step 4 cannot be written: No space left on device. The run "
                 "goes on; there is none.",
             ),
-            (
+            pytest.param(
                 5,
                 36,
                 "The checkpoint of step 12 cannot be written: No space left on device. The run "
                 "goes on; the last one is that of step 8.",
+                marks=pytest.mark.slow,
             ),
-            (5, 80, "The model cannot be saved: No space left on device."),
+            pytest.param(
+                *(5, 80, "The model cannot be saved: No space left on device."),
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_a_run_goes_on_and_says_what_is_lost(
@@ -402,6 +406,7 @@ class TestWithoutPrivileges:
         assert again.code == 0, again.err
         assert_completed(tmp_path / "run", undisturbed)
 
+    @pytest.mark.slow
     def test_folders_where_files_should_be(self, disturbed, mpt, tmp_path, undisturbed):
         commands = (
             "rm run/metrics.jsonl; mkdir -p run/metrics.jsonl run/model.keras run/report.json"
@@ -517,6 +522,7 @@ class TestTakenAway:
         assert "error: The run's folder is no longer there." in done.err
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.slow
     def test_it_is_moved_and_another_put_in_its_place(self, disturbed, mpt, tmp_path, undisturbed):
         done = disturbed(5, f"mv run moved; cp -r {undisturbed} run")
         assert done.code == 1

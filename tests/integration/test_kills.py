@@ -125,7 +125,7 @@ SLEEPER = CHILD.replace("time.sleep(0.01)", "time.sleep(0.2)")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_a_killed_sweep_leaves_no_orphan(tmp_path, launcher):
     words = ["-m", "seed=0,1"]
     if launcher == "joblib":
@@ -183,6 +183,7 @@ def test_a_batch_systems_signal_reaches_a_run_in_a_child(tmp_path, number):
     assert process.returncode == 75, out
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_unnoted_is_not_run_again(tmp_path):
     """The sweep's process was killed between the run's report and its own note of it."""
     words = ["-m", "trainer=smoke", "seed=0,1"]

@@ -96,6 +96,7 @@ def in_float32(run):
     return exact
 
 
+@pytest.mark.slow
 def test_a_tflite_file_of_a_mixed_run_computes_in_float32(mpt, trained):
     done = mpt("export", str(trained), "--format", "tflite", "--to", "unet.tflite")
     assert (done.code, done.err) == (0, "")

@@ -94,6 +94,10 @@ def differing(a, b):
     return {key for key in a if not np.array_equal(a[key], b[key])}
 
 
+JIT = [
+    pytest.param(False, id="plain"),
+    pytest.param(True, id="xla", marks=pytest.mark.slow),
+]
 SCALES = [
     pytest.param({"mode": "none"}, id="none"),
     pytest.param({"mode": "fixed", "initial_scale": 1.0}, id="fixed-1"),
@@ -112,13 +116,13 @@ def check_the_bad_batch_leaves_no_trace(training):
         assert int(training.inner.iterations) == GOOD
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("jit", JIT)
 @pytest.mark.parametrize("scale", SCALES)
 def test_training_ends_as_if_the_nan_batch_had_not_been_there(scale, jit):
     check_the_bad_batch_leaves_no_trace(Training(jit=jit, **scale))
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("jit", JIT)
 @pytest.mark.parametrize(
     ("policy", "bad"),
     [

@@ -300,6 +300,7 @@ def test_a_broken_smoke_check_fails_the_command(mpt, tmp_path):
     assert failed == ["loss_scaled"]
 
 
+@pytest.mark.slow
 def test_out_of_memory_has_an_exit_code_of_its_own(mpt, tmp_path):
     result = mpt("train", "model=mlp", "model.hidden=[1000000000000]", f"run_dir={tmp_path}/r")
     assert result.code == 4
@@ -308,6 +309,7 @@ def test_out_of_memory_has_an_exit_code_of_its_own(mpt, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_init_from_starts_from_a_run_s_weights(mpt, tmp_path):
     assert mpt("train", f"run_dir={tmp_path}/a", *TINY, "trainer.steps=60").code == 0
     words = (f"init_from={tmp_path}/a", "optimizer.learning_rate=0", f"run_dir={tmp_path}/b")
@@ -423,6 +425,7 @@ def test_an_interrupt_stops_after_the_running_step_and_keeps_the_run(tmp_path):
     assert (tmp_path / "r" / "model.keras").exists()
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_reader_of_its_output(tmp_path):
     process = subprocess.Popen(
         [*MPT_TRAIN, f"run_dir={tmp_path}/r", "trainer.steps=30", "trainer.epochs=null"],

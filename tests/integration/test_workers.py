@@ -104,6 +104,7 @@ def whole(tmp_path_factory):
     return folder / "run", said
 
 
+@pytest.mark.slow
 def test_three_workers_have_the_loss_of_one(whole, tmp_path):
     codes, said = train(
         tmp_path, [{}], f"run_dir={tmp_path}/run", "device.strategy=none", "device=cpu"
@@ -236,6 +237,7 @@ def test_other_configurations_are_refused_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused_at_all(tmp_path):
     codes, said = train(tmp_path, tf_configs(2), "batch_size=25", f"run_dir={tmp_path}/run")
     assert codes == [2, 2]

@@ -84,7 +84,9 @@ def trained(builder, patterns, *, policy="float32", jit=True, x=X):
     return losses, [np.asarray(v).astype("float64") for v in model.variables]
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_bfloat16"]
+)
 @pytest.mark.parametrize("builder", [residual, nested, spectral, Subclassed])
 def test_nothing_changes_neither_what_is_drawn_nor_what_is_learned(builder, policy):
     plain = trained(builder, [], policy=policy)

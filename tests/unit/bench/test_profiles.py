@@ -233,6 +233,7 @@ def test_a_real_profile_relates_to_flops_and_bytes(real):
     assert real["share"] == pytest.approx(real["flops_per_step"] / (1e8 * real["step_ms"]))
 
 
+@pytest.mark.slow
 def test_a_real_profile_tells_one_kernel_of_mpts_from_another(profiled):
     """XLA compiles each by itself, and calls their instructions by the same names."""
     found = profiled(

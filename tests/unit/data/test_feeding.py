@@ -63,6 +63,7 @@ def test_without_a_cast_or_a_device_nothing_changes(tmp_path):
     assert fed(data, first_cast=None).element_spec == data.element_spec
 
 
+@pytest.mark.slow
 def test_batches_wait_on_a_device_and_the_loops_read_them_there(tmp_path):
     built(tmp_path)
     script = Path(__file__).with_name("fed_ahead.py")

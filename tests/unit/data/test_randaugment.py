@@ -145,6 +145,7 @@ def drawn(seed, operations=2, magnitude=20):
     return np.stack([change(tf.constant(picture()), each).numpy() for each in seeds])
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_again_and_another_seed_others():
     one, again, other = drawn(3), drawn(3), drawn(4)
     np.testing.assert_array_equal(one, again)

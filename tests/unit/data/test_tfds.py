@@ -102,7 +102,9 @@ def test_the_order_is_that_of_the_seed_and_the_epoch(written):
     assert list(one) != list(shades(batches(built(written, seed=1).train, 12)))
 
 
-@pytest.mark.parametrize("position", [1, 6, 13])
+@pytest.mark.parametrize(
+    "position", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 13))]
+)
 def test_it_goes_to_a_place(written, position):
     settings = {"mixup": 0.3, "cutmix": 1.0, "randaugment": 2, "split": "train[1:26]"}
     data = built(written, **settings)

@@ -75,6 +75,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]
     return json.loads((folder / "seen.json").read_text()), folder
 
 
+@pytest.mark.slow
 def test_the_pages_blocks_run_and_learn(executed: tuple[list[Any], Path]) -> None:
     loop, devices, fit, guarded, saved, _ = executed[0]
     assert {each["compute"] for each in executed[0][:-1]} == {"float16"}
@@ -87,12 +88,14 @@ def test_the_pages_blocks_run_and_learn(executed: tuple[list[Any], Path]) -> Non
     assert saved["skipped"] == 1
 
 
+@pytest.mark.slow
 def test_an_optimizer_must_be_built_before_replicas_use_it(
     executed: tuple[list[Any], Path],
 ) -> None:
     assert "in the strategy's scope" in executed[0][-1]
 
 
+@pytest.mark.slow
 def test_the_plain_file_names_nothing_of_ours(executed: tuple[list[Any], Path]) -> None:
     import zipfile
 

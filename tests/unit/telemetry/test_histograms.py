@@ -105,6 +105,7 @@ def test_the_loop_counts_what_numpy_differentiates(policy, jit):
         assert bool(spreads[0].counts[-1]) == (step == exact.OVERFLOW)
 
 
+@pytest.mark.slow
 def test_mirrored_replicas_count_the_summed_gradients():
     done = subprocess.run(
         [sys.executable, exact.__file__], capture_output=True, text=True, check=True, timeout=120
