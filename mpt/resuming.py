@@ -17,7 +17,7 @@ from mpt.dotted_names import within
 from mpt.errors import ConfigurationError
 from mpt.report import open_regular
 from mpt.run_configuration import FURTHER, allowed_differences, limits
-from mpt.run_folder import CHECKPOINTS, METRICS, MODEL, REPORT, RunFolder, read_metrics
+from mpt.run_folder import METRICS, MODEL, REPORT, RunFolder, read_metrics
 from mpt.schema import LAYER_POLICIES, TrainConfig
 from mpt.state_fields import Fields, whole
 
@@ -279,10 +279,8 @@ def _refuse_lost(run_dir: Path) -> None:
 
 
 def _beyond_a_checkpoint(run_dir: Path) -> int | None:
-    """The last step in metrics.jsonl, where one was to be written before and their folder is gone;
-    else None.
-    """
-    if (run_dir / CHECKPOINTS).is_dir():  # it came to none, for want of room
+    """The last step in metrics.jsonl, where one was written before; else None."""
+    if Checkpoints(run_dir).none_yet:  # for want of room
         return None
     earlier = run_configuration.find(run_dir) or {}
     every = earlier["trainer"]["checkpoint_every"] if earlier else None

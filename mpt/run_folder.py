@@ -125,11 +125,6 @@ class RunFolder:
         """Folder of the event files; made by whoever writes there first."""
         return self.path / TENSORBOARD
 
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints; made before a run's first step."""
-        return self.path / CHECKPOINTS
-
     def write_json(self, name: str, content: Any) -> Path:
         """Write `content` to the file `name`, atomically; non-finite numbers become strings."""
         return self.write_text(name, json.dumps(encode(content), indent=2, allow_nan=False) + "\n")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from mpt import ending, errors, precision, replicas, report, reporting, resuming
 from mpt.assembly import Assembly
+from mpt.checkpoint import Checkpoints
 from mpt.concurrency import Presence
 from mpt.console import OF_A_MEMBER, Console
 from mpt.data import Data, feeding
@@ -195,7 +196,8 @@ def _opened(
         new = resumed is None or not team.is_chief or resumed.begin_anew(folder)
         if new:  # first: it makes of the folder a run's, to be begun anew after a kill
             folder.write_hydra(**composed)
-            folder.checkpoints.mkdir(exist_ok=True)  # where it is missing, it was taken away
+            if asked.steps is None:
+                Checkpoints(folder.path).begin()
         board = opened_board(prepared, built.result, folder, composed, new=new)
         session = Session(
             prepared=prepared,

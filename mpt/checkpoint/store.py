@@ -15,6 +15,7 @@ from typing import Any
 from mpt.checkpoint.file import PARTIAL, BrokenCheckpoint, read, read_header, write
 from mpt.run_folder import CHECKPOINTS
 
+NONE_YET = ".none-yet"
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 
 
@@ -36,7 +37,7 @@ class Found:
 
 
 class Checkpoints:
-    """The checkpoints in `run_dir`. The folder is made with the first one.
+    """The checkpoints in `run_dir`. The folder is made by `begin`, or with the first.
 
     Args:
         keep: how many of the newest are kept.
@@ -47,6 +48,22 @@ class Checkpoints:
         self.folder = run_dir / CHECKPOINTS
         self._keep = keep
         self._keep_best = keep_best
+
+    def begin(self) -> None:
+        """Make the folder, with a sign that it has none yet.
+
+        It tells a run whose disk was full from one whose checkpoints were taken away.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / NONE_YET).touch()
+
+    @property
+    def none_yet(self) -> bool:
+        """Whether the run is known to have written none."""
+        return (self.folder / NONE_YET).exists()
 
     def save(
         self, step: int, state: Mapping[str, Any], *, healthy: bool = True, best: bool = False
@@ -63,6 +80,8 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{step:08d}.ckpt"
         write(path, state, {"step": step, "healthy": healthy, "best": best})
+        with suppress(OSError):
+            (self.folder / NONE_YET).unlink()
         self._prune()
         return path
 

@@ -1,10 +1,12 @@
 """`mpt bisect`: the layers that must stay in float32 for a run to succeed."""
 
+from functools import partial
+
 from mpt import bisection
 from mpt.bisection import Settings
 from mpt.commands import Options
 from mpt.commands.flags import Flag, take
-from mpt.commands.help import groups
+from mpt.commands.help import with_groups
 from mpt.commands.jobs import compose
 
 FLAGS = {
@@ -50,6 +52,4 @@ def main(argv: list[str], options: Options) -> int:
     return bisection.run(job, Settings(**values), rest)
 
 
-def help_text(argv: list[str]) -> str:
-    """The help of `mpt bisect`."""
-    return f"{USAGE}\n{groups(argv)}"
+help_text = partial(with_groups, USAGE)

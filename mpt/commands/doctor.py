@@ -97,6 +97,6 @@ def _data(argv: list[str], options: Options) -> int:
 
 def help_text(argv: list[str]) -> str:
     """The help of `mpt doctor`."""
-    from mpt.commands.help import groups
+    from mpt.commands.help import with_groups
 
-    return f"{USAGE}\n{groups(argv)}"
+    return with_groups(USAGE, argv)

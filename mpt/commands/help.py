@@ -36,7 +36,12 @@ flags:
 
 def train_help(argv: list[str]) -> str:
     """Usage, flags, every group with its choices (the default has a star), and recipes."""
-    return f"{USAGE}\n{FLAGS}\n{groups(argv)}"
+    return with_groups(f"{USAGE}\n{FLAGS}", argv)
+
+
+def with_groups(usage: str, argv: list[str]) -> str:
+    """`usage`, then what `groups` tells."""
+    return f"{usage}\n{groups(argv)}"
 
 
 def groups(argv: list[str]) -> str:

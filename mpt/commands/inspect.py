@@ -1,8 +1,10 @@
 """`mpt inspect`: what every layer computes in, before any training."""
 
+from functools import partial
+
 from mpt.commands import Options
 from mpt.commands.flags import Flag, take
-from mpt.commands.help import groups
+from mpt.commands.help import with_groups
 from mpt.commands.jobs import single
 
 FLAGS = {"--json": Flag(), "--strict": Flag()}
@@ -39,6 +41,4 @@ def main(argv: list[str], options: Options) -> int:
     return single("inspect", rest, options, own=own)
 
 
-def help_text(argv: list[str]) -> str:
-    """The help of `mpt inspect`."""
-    return f"{USAGE}\n{groups(argv)}"
+help_text = partial(with_groups, USAGE)

@@ -1,8 +1,10 @@
 """`mpt probe`: one batch in float32 and under the policy, layer by layer."""
 
+from functools import partial
+
 from mpt.commands import Options
 from mpt.commands.flags import Flag, take
-from mpt.commands.help import groups
+from mpt.commands.help import with_groups
 from mpt.commands.jobs import single
 
 FLAGS = {
@@ -42,6 +44,4 @@ def main(argv: list[str], options: Options) -> int:
     return single("probe", rest, options, own=own, folder="probes")
 
 
-def help_text(argv: list[str]) -> str:
-    """The help of `mpt probe`."""
-    return f"{USAGE}\n{groups(argv)}"
+help_text = partial(with_groups, USAGE)

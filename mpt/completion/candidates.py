@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from mpt import choices
@@ -62,7 +63,7 @@ def _after(name: str, given: list[str], word: str) -> Iterable[Candidate]:
     if values is not None:
         return values
     if word.startswith("-"):
-        return _flags(task)
+        return _flags(task, composing=task in COMPOSED and not _names_run(task, given))
     found: list[Candidate] = []
     if name == "completion":
         return [Candidate(shell) for shell in SHELLS]
@@ -98,9 +99,15 @@ def _overrides(given: list[str], word: str) -> Iterator[Candidate]:
             yield Candidate(f"{key}={done}{comma}{text}", help)
 
 
-def _flags(task: str) -> Iterator[Candidate]:
+def _names_run(task: str, given: list[str]) -> bool:
+    """Whether `mpt doctor data` is given a run, whose configuration it takes."""
+    words = [word for flag, word in pairwise(given) if not flag.startswith("-")]
+    return task == "doctor data" and any("=" not in w and not w.startswith("-") for w in words)
+
+
+def _flags(task: str, *, composing: bool) -> Iterator[Candidate]:
     known = dict(COMMON)
-    if task in COMPOSED:
+    if composing:
         known |= COMPOSING
     if task == "train":
         known |= SWEEPING

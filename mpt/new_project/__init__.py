@@ -6,6 +6,7 @@ name of its Python package.
 
 from __future__ import annotations
 
+import importlib.metadata
 import keyword
 import re
 import sys
@@ -79,7 +80,10 @@ def _is_installed(module: str) -> bool:
         for finder in sys.meta_path
         if hasattr(finder, "find_spec")
     ]
-    return any(spec is not None and spec.origin is not None for spec in found)
+    if any(spec is not None and spec.origin is not None for spec in found):
+        return True
+    # One that several distributions share, such as google, has no file of its own.
+    return module in importlib.metadata.packages_distributions()
 
 
 def _names(name: str) -> dict[str, str]:

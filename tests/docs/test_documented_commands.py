@@ -20,7 +20,7 @@ import pages_study
 import pytest
 from documented import ROOT, Command
 
-from mpt import isolation
+from mpt import __version__, isolation
 from mpt.cli import COMMANDS, main
 from mpt.commands.outcomes import JOBS, PLAN
 
@@ -29,19 +29,10 @@ TYPED = {command.text: command for command in ALL if not command.mention}
 MPT = [text for text in TYPED if text.startswith("mpt ")]
 # What the page says that it ends with, where that is not 0.
 STATED = {"mpt train precison=float32": 2}
-# Programs that are not ours, and need what tests do not have.
 OTHERS = (
-    "srun",
-    "ssh",
-    "timeout",
-    "jq",
-    ".",
-    "source",
-    ".ci/run",
-    "tensorboard",
-    "ray",
-    "cd",
-    "scontrol",
+    *(".", "source", "cd", "timeout", "jq", "ssh"),  # the shell's, and a system's
+    *("srun", "scontrol", "ray"),  # of clusters, which tests have not
+    *("tensorboard", ".ci/run"),  # the first is what mpt board starts, the second runs the tests
 )
 
 
@@ -251,6 +242,8 @@ def test_pips_packages_and_extras_are_there() -> None:
         ):
             assert name in (project["name"], ".")
             assert not extra or extra in project["optional-dependencies"], command.place
+        for version in re.findall(r"mpt_keras-([\d.]+)-py3", " ".join(command.words)):
+            assert version == __version__, command.place
 
 
 def test_srun_is_given_options_of_its_own() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs/images"
+DRAWN = ("train.svg", "doctor.svg", "test.svg")
 TEXT = re.compile(r"<text [^>]*y=\"([\d.]+)\"[^>]*>(.*?)</text>")
 
 
@@ -30,6 +31,11 @@ def rows(lines: list[str]) -> list[str]:
     return [name for name in names if not name.startswith(("step ", "...", *titles))]
 
 
+def steps(lines: list[str]) -> set[str]:
+    """What lines of steps tell, whatever the numbers are."""
+    return {re.sub(r"\d[\d.e+-]*", "#", line) for line in lines if line.startswith("step ")}
+
+
 @pytest.fixture(scope="module")
 def tool() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "docs/tools/terminal.py"))
@@ -41,6 +47,19 @@ def test_a_training_prints_the_rows_of_its_picture(mpt: Callable[..., Any]) -> N
     expected = rows(shown("train.svg"))
     assert len(expected) > 20
     assert rows(printed.out.splitlines()) == expected
+    assert steps(shown("train.svg")) == steps(printed.out.splitlines())
+
+
+def test_the_tests_are_called_as_in_their_picture() -> None:
+    command, dots, *end = shown("test.svg")[2:]
+    makefile = (ROOT / "Makefile").read_text()
+    ((options, chosen),) = re.findall(
+        r"^PYTEST := \$\(BIN\)/(.*?)\n.*?^\t\$\(PYTEST\) (-m .*?) \$\(ARGS\)$",
+        makefile,
+        re.M | re.S,
+    )
+    assert (command.strip(), dots) == (f".venv/bin/{options} {chosen}", "...")
+    assert re.match(r"=+ \d+ passed, \d+ skipped in ", end[-1])
 
 
 def test_the_doctor_prints_the_rows_of_its_picture(mpt: Callable[..., Any]) -> None:
@@ -61,12 +80,12 @@ def test_the_steps_in_the_middle_are_left_out(tool: dict[str, Any]) -> None:
 
 def test_a_picture_needs_nothing_from_a_network(tool: dict[str, Any]) -> None:
     drawn = tool["picture"]("mpt", "mpt train", "a & b\n<c>")
-    for text in (drawn, *((IMAGES / name).read_text() for name in ("train.svg", "doctor.svg"))):
+    for text in (drawn, *((IMAGES / name).read_text() for name in DRAWN)):
         assert not re.search(r"url\((?!#)|@import|href=", text)
     assert [line for line in (html.unescape(t) for _, t in TEXT.findall(drawn)) if "<c>" in line]
 
 
-@pytest.mark.parametrize("name", ["train.svg", "doctor.svg"])
+@pytest.mark.parametrize("name", DRAWN[:2])
 def test_no_machine_s_folder_is_in_a_picture(name: str) -> None:
     paths = re.findall(r"(?:^| )(/\S+)", "\n".join(shown(name)), re.MULTILINE)
     assert paths

@@ -106,8 +106,12 @@ class TestWhatIsThere:
         (folder / "metrics.jsonl").write_text('{"step": 500}\n{"step": 550}\n')
         with pytest.raises(ConfigurationError, match="are gone: it came to step 550"):
             resuming.find(folder, config)
-        (folder / "checkpoints").mkdir()
+        store = Checkpoints(folder)
+        store.begin()
         assert resuming.find(folder, config).found is None, "there was no room for one"
+        store.save(500, {"run": CHOSEN}).unlink()
+        with pytest.raises(ConfigurationError, match="are gone: it came to step 550"):
+            resuming.find(folder, config)
         (folder / "metrics.jsonl").unlink()
         (folder / "model.keras").touch()
         with pytest.raises(ConfigurationError, match=r"are gone: it saved model\.keras"):

@@ -86,6 +86,11 @@ def test_the_flags_are_those_that_the_command_says_it_takes(command, capsys):
     assert set(texts(f"mpt {command} --")) == set(allowed.split(", ")) - of_hydra_s_own
 
 
+def test_a_run_s_data_are_composed_from_its_own_configuration():
+    assert "--config-dir" not in texts("mpt doctor data runs/mine --")
+    assert "--seconds" in texts("mpt doctor data runs/mine dataset.size=160 --")
+
+
 def test_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "2026").mkdir(parents=True)
