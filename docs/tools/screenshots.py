@@ -91,14 +91,13 @@ def dashboard(run: str) -> None:
 def board(run: Path) -> Iterator[str]:
     """The address of `mpt board` over a run."""
     command = [sys.executable, "-m", "mpt", "board", str(run), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        (address,) = re.findall(r"http://\S+", server.stdout.readline())
-        yield address.rstrip("/")
-    finally:
-        server.terminate()
-        server.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            (address,) = re.findall(r"http://\S+", server.stdout.readline())
+            yield address.rstrip("/")
+        finally:
+            server.terminate()
 
 
 if __name__ == "__main__":
