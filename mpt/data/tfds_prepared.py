@@ -64,7 +64,7 @@ def package() -> Any:
         raise ConfigurationError(
             f"dataset=tfds needs a package that is not there: {error}",
             where="dataset",
-            remedy="pip install 'mpt-keras[tfds]'",
+            remedy="pip install tensorflow-datasets importlib_resources",
         ) from error
     return tensorflow_datasets
 

@@ -337,7 +337,7 @@ def test_without_the_package(monkeypatch, written):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     error = refused(written)
     assert error.where == "dataset"
-    assert error.remedy == "pip install 'mpt-keras[tfds]'"
+    assert error.remedy == "pip install tensorflow-datasets importlib_resources"
 
 
 @pytest.mark.parametrize(
