@@ -150,7 +150,7 @@ def assert_honest(done, folder):
     missing = set(range(2, STEPS + 1, 2)) - set(steps)
     assert bool(missing) == any("metrics.jsonl cannot be" in text for text in done.warnings)
     left = [path.name for path in folder.rglob(".*") if path.name != ".hydra"]
-    assert left == []
+    assert left == ([] if any(folder.glob("checkpoints/*.ckpt")) else [".none-yet"])
     found = Checkpoints(folder).newest()  # raises if one is broken
     failed = [text for text in done.warnings if text.startswith("warning: The checkpoint of step")]
     assert (found is not None and found.step == STEPS) == (not failed)
