@@ -20,6 +20,7 @@ from typing import Any
 from mpt import config as configuration
 from mpt import leaving
 from mpt.choices import config_dirs
+from mpt.common_flags import COMMON
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import guarded
 from mpt.hydra_errors import explain, unknown_flag
@@ -147,7 +148,7 @@ def arrange(argv: list[str], known: Iterable[str] = ()) -> tuple[list[str], list
     page of usage.
 
     Args:
-        known: flags that an error names: the subcommand's own too. None given: Hydra's.
+        known: flags that an error names, the subcommand's own too. None given: those of training.
 
     Raises:
         ConfigurationError: an unknown flag, a flag without its value, or a value that is none, or a
@@ -162,7 +163,8 @@ def arrange(argv: list[str], known: Iterable[str] = ()) -> tuple[list[str], list
             continue
         flag, has_value, value = word.partition("=")
         if flag not in FLAGS:
-            long = sorted(known) or sorted(flag for flag in FLAGS if flag.startswith("--"))
+            hydras = (flag for flag in FLAGS if flag.startswith("--"))
+            long = sorted(known) or sorted([*hydras, *COMMON])
             raise unknown_flag(word, next(words, ""), long)
         if FLAGS[flag] is None and not has_value:
             following = argv[argv.index(word) + 1 :][:1]

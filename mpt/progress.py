@@ -81,27 +81,38 @@ class Standing:
     """
 
     step: int
+    left_out: int
     drained_at: int
     pending: Rows
     window_seconds: float
     final: Values
     seconds: dict[str, float]
     rollbacks: list[dict[str, Any]]
-    left_out: int = 0
-    stopped: Reason | None = None
-    edge_due: bool = False
+    stopped: Reason | None
+    edge_due: bool
 
     @classmethod
-    def of(cls, outcome: Outcome, window: OpenWindow) -> "Standing":
-        """That of a run that left nothing out, was not stopped and has done what was due."""
+    def of(
+        cls,
+        outcome: Outcome,
+        window: OpenWindow,
+        left_out: int,
+        stopped: Reason | None,
+        *,
+        edge_due: bool,
+    ) -> "Standing":
+        """That of a run which has come to `outcome`, with `window` still open."""
         return cls(
             step=outcome.steps,
+            left_out=left_out,
             drained_at=window.since,
             pending=window.rows,
             window_seconds=window.seconds,
             final=outcome.final,
             seconds=outcome.seconds,
             rollbacks=outcome.rollbacks,
+            stopped=stopped,
+            edge_due=edge_due,
         )
 
     def state(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -46,8 +46,8 @@ class Training:
         max_rollbacks: how often a run that diverges goes back to its last good checkpoint and
             leaves out the batches since; 0: it stops.
         tell: told when the run goes back.
-        after_first: done once, behind the first call, for what a run wants to know but need not
-            know before it begins; its time is not training's.
+        after_first: done once, behind the first call or before the row of a run with no step left,
+            for what need not be known before it begins; its time is not training's.
         interrupted: whether it was asked to end early.
         team: who trains together with this process, in lock step.
     """
@@ -148,9 +148,8 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Where training stands, and what it has measured since the last logged step."""
         self._collect()
-        at = Standing.of(self.outcome, self._window)
-        return replace(
-            at, left_out=self._left_out, stopped=self._stopped, edge_due=self._edge_due
+        return Standing.of(
+            self.outcome, self._window, self._left_out, self._stopped, edge_due=self._edge_due
         ).state()
 
     def restore(self, state: dict[str, Any]) -> None:

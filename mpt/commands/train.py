@@ -11,7 +11,6 @@ from mpt.commands import Options, resume
 from mpt.commands.jobs import job_of
 from mpt.commands.sweep import Sweep
 from mpt.commands.sweep_task import SweepTask, check_folder
-from mpt.common_flags import COMMON
 from mpt.config import to_config
 from mpt.errors import ConfigurationError, LauncherError
 from mpt.guard import lifted
@@ -33,8 +32,7 @@ def main(argv: list[str], options: Options) -> int:
     Raises:
         ConfigurationError: the configuration or the input is wrong. No folder is left.
     """
-    hydras = (flag for flag in composition.FLAGS if flag.startswith("--"))
-    flags, overrides = composition.arrange(argv, [*hydras, *COMMON])
+    flags, overrides = composition.arrange(argv)
     command = ["mpt", "train", *argv]
     overrides, resumed = resume.take(overrides)
     if resumed is not None and not resume.is_sweep(resumed):

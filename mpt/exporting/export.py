@@ -109,12 +109,17 @@ def _target(run_dir: Path, to: str | None, form: str) -> Path:
         raise ConfigurationError(
             f"{target} is there already", where="--to", remedy="remove it, or name another"
         )
-    above = next(path for path in target.parents if os.path.lexists(path))
+    above = _above(target)
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ConfigurationError(
             f"{target} cannot be written: {above} is no folder that you may write to", where="--to"
         )
     return target
+
+
+def _above(target: Path) -> Path:
+    """The nearest of what `target` is to lie below that is there."""
+    return next(path for path in target.parents if os.path.lexists(path))
 
 
 def _exported(
@@ -125,9 +130,8 @@ def _exported(
     Returns:
         difference: from the Keras model's outputs; largest_output, of those; allowed_difference.
     """
-    above = next(folder for folder in target.parents if folder.is_dir())
     try:
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=above) as folder:
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=_above(target)) as folder:
             aside = Path(folder) / target.name
             expected = prepared.model(x, training=False)
             given = _written(prepared.model, aside, form, x, expected, verbosity)

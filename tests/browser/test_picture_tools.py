@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ TOOLS = Path(__file__).resolve().parents[2] / "docs/tools"
 pytestmark = pytest.mark.slow
 
 
-def tool(name: str, images: Path) -> dict[str, Any]:
-    """The names in a tool, whose pictures go to another folder."""
+def tool(name: str, function: str, images: Path) -> dict[str, Any]:
+    """The names in a tool, of which `function` is one; its pictures go to another folder."""
     names = runpy.run_path(str(TOOLS / name))
-    functions = [each for each in names.values() if isinstance(each, types.FunctionType)]
-    for function in functions:
-        function.__globals__["IMAGES"] = images
+    names[function].__globals__["IMAGES"] = images
     return names
 
 
@@ -32,7 +29,7 @@ def test_the_question_is_drawn_with_the_comparison_s_figures(
     compared = mpt("compare", "sweep", "--json")
     assert compared.code == 0, compared.err
     (tmp_path / "comparison.json").write_text(compared.out)
-    tool("question.py", tmp_path)["main"](tmp_path / "comparison.json")
+    tool("question.py", "main", tmp_path)["main"](tmp_path / "comparison.json")
     drawn = (tmp_path / "question.svg").read_text()
     comparison = json.loads(compared.out)
     speedup = comparison["pairings"][0]["speedup"]["estimate"]
@@ -46,7 +43,7 @@ def test_the_screens_are_taken(
     pages_study.study(tmp_path / "sweep")
     done = mpt_process("train", "trainer.steps=20", "trainer.log_every=5", "run_dir=run")
     assert done.code == 0, done.err
-    names = tool("screenshots.py", tmp_path)
+    names = tool("screenshots.py", "comparison", tmp_path)
     names["comparison"](str(tmp_path / "sweep"))
     names["dashboard"](str(tmp_path / "run"))
     for name, shape in {"compare.png": (900, 1000), "dashboard.png": (1000, 1400)}.items():

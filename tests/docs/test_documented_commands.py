@@ -8,9 +8,11 @@ import argparse
 import importlib.util
 import json
 import re
+import shlex
 import sys
 import tomllib
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,13 @@ def test_mpt_takes_it(
         assert stopped_short, "it was to begin something"
 
 
+def test_an_error_is_what_the_quickstart_shows(mpt: Callable[..., Any]) -> None:
+    page = (ROOT / "docs/quickstart.md").read_text()
+    ((command, shown),) = re.findall(r"^    \$ mpt (.*)\n((?:    .*\n)+)", page, re.MULTILINE)
+    expected = re.escape(re.sub("^    ", "", shown, flags=re.MULTILINE))
+    assert re.search(expected.replace(r"\.\.\.", ".*"), mpt(*shlex.split(command)).err)
+
+
 def test_makes_targets_are_there() -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     used = {command.words[1] for command in of_program("make")}
@@ -188,8 +197,6 @@ def test_makes_targets_are_there() -> None:
 
 
 def test_what_make_bench_hands_on_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    import shlex
-
     from bench.__main__ import arguments
 
     given = [w for command in of_program("make") for w in command.words if w.startswith("ARGS=--")]
